@@ -1,0 +1,38 @@
+# `make run` shows the whole story, `make test` proves it; each sets up what it needs.
+STACK ?= cpu
+PYTHON ?= python3
+export PYTHON
+# First imports of this stack are slow where bytecode is not kept.
+unexport PYTHONDONTWRITEBYTECODE
+BIN := .venv/bin
+READY := .venv/.ready-$(STACK)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data run test lint lock clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/$(STACK).txt pyproject.toml infra/setup.sh
+	@bash infra/setup.sh $(STACK)
+	@touch $@
+
+setup: $(READY) ## build .venv (STACK=cpu or gpu)
+
+data: setup # the embedded raw data, pinned by data.dvc
+	@$(BIN)/dvc pull --quiet data.dvc
+
+run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
+	@PATH="$(CURDIR)/$(BIN):$$PATH" thaw sweep
+
+test: data ## all tests
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: setup ## ruff and the type checker
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+lock: setup # pin the newest versions that fit pyproject.toml
+	@bash infra/lock.sh
+
+clean: ## remove what was built, not what was installed or registered
+	rm -rf build

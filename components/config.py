@@ -1,0 +1,303 @@
+"""The typed settings of an experiment: what params.yaml may say, and one clear sentence when it says something else."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.errors import UserError
+
+
+class Method(StrEnum):
+    """The estimators, by the names used in arm names, MLflow tags and reports."""
+
+    GRPO = "grpo"
+    GARL = "garl"
+    GARL_PLUGIN = "garl-plugin"
+    GARL_DEBIASED = "garl-debiased"
+    PAFT = "paft"
+
+
+# Published methods that are one point of the continuum (method.md of the paper's Section on special cases).
+SPECIAL_CASES = {
+    "rb-rloo": "garl-q0",
+    "verifree": "garl-q0",
+    "iwae": "garl-plugin-q1",
+    "em": "paft-q1",
+}
+
+ARM_PATTERN = re.compile(r"(?P<method>[a-z-]+?)(?:-q(?P<q>[0-9.]+))?")
+
+
+class Arm(BaseModel):
+    """One column of the sweep: an estimator and its commitment q (None for GRPO, which has none)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: Method
+    q: float | None
+
+    @classmethod
+    def parse(cls, name: str) -> "Arm":
+        """Read an arm's name: `grpo`, `garl-q0.75`, `garl-debiased-q1`, `paft-q0.75`, or a special case such as `iwae`.
+
+        Raises:
+            UserError: the name is not of that form, its method is unknown, or q lies outside [0, 1].
+        """
+        match = ARM_PATTERN.fullmatch(SPECIAL_CASES.get(name, name))
+        methods = [method.value for method in Method]
+        if match is None or match["method"] not in methods:
+            known = ", ".join([*methods, *SPECIAL_CASES])
+            raise UserError(f"arm '{name}' names no known method; write METHOD-qQ (garl-q0.75) with one of: {known}.")
+        method = Method(match["method"])
+        if method is Method.GRPO:
+            if match["q"] is not None:
+                raise UserError(f"arm '{name}': GRPO has no commitment q; write plain 'grpo'.")
+            return cls(method=method, q=None)
+        try:
+            q = float(match["q"] or "")
+        except ValueError:
+            raise UserError(f"arm '{name}' needs a commitment q between 0 and 1, as in {method}-q0.75.") from None
+        if not 0 <= q <= 1:
+            raise UserError(f"arm '{name}': q = {q:g} lies outside [0, 1]; 0 is RL, 1 is marginal likelihood.")
+        return cls(method=method, q=q)
+
+    @property
+    def name(self) -> str:
+        return self.method.value if self.q is None else f"{self.method.value}-q{self.q:g}"
+
+    @property
+    def samples_answers(self) -> bool:
+        """Whether training needs sampled answers (GRPO) or only rationales, whose gold answer is scored."""
+        return self.method is Method.GRPO
+
+
+def _arm_name(name: str) -> str:
+    try:
+        Arm.parse(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+ArmName = Annotated[str, AfterValidator(_arm_name)]
+Positive = Annotated[int, Field(ge=1)]
+Start = Literal["cold", "warm", "colder"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskSettings(Section):
+    """Which questions, and how much of the task their prompts give away."""
+
+    name: Literal["skills", "finqa", "hotpotqa", "musique", "jsonl"]
+    path: str  # the folder with the raw files
+    start: Start
+    train: Positive | None  # the most examples of each split; null takes all
+    validation: Positive | None
+    test: Positive | None
+    seed: int  # of the split
+
+
+class ModelSettings(Section):
+    """The base model: the embedded one, a local folder or a Hugging Face repository."""
+
+    name: str  # "embedded", a folder, or a repository id such as Qwen/Qwen3-0.6B
+    revision: str | None  # a commit of the repository
+    dtype: Literal["float32", "bfloat16"]
+    end_of_thinking: str  # the text that closes a rationale
+    answer_prefix: str  # what stands between the rationale and the gold answer
+
+
+class TeachingSettings(Section):
+    """How the embedded model is taught its skills before the experiment starts."""
+
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    seed: int
+
+
+class RolloutSettings(Section):
+    """How rationales are sampled."""
+
+    engine: Literal["transformers", "vllm"]
+    group_size: Positive  # M, rollouts of one example
+    max_new_tokens: Positive  # of rationale and answer together
+    answer_reserve: Positive  # of those, kept free for the answer
+    batch_rollouts: Positive  # the most rollouts the Transformers engine samples at once
+    timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
+
+    @model_validator(mode="after")
+    def _answer_fits(self) -> "RolloutSettings":
+        if self.answer_reserve >= self.max_new_tokens:
+            raise ValueError(
+                f"rollout.answer_reserve = {self.answer_reserve} leaves no room for a rationale;"
+                f" keep it below rollout.max_new_tokens = {self.max_new_tokens}."
+            )
+        return self
+
+
+class TrainSettings(Section):
+    """The on-policy loop."""
+
+    steps: Positive
+    groups_per_step: Positive  # B, examples of one step
+    optimizer: Literal["adamw", "sgd"]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    zero_stage: Annotated[int, Field(ge=0, le=3)]
+    micro_batch_tokens: Positive  # the most tokens of one forward and backward pass
+    normalize: bool  # divide GARL and PAFT by M^q (the paper's algorithms do)
+    baseline: bool  # GARL's leave-one-out baseline
+    validate_every: Positive  # steps; also how often a checkpoint is kept
+
+
+class ProbeSettings(Section):
+    """The cold-start probe."""
+
+    examples: Positive  # training examples whose P is estimated
+
+
+class EvaluationSettings(Section):
+    """How answers are counted."""
+
+    samples: Positive  # per prompt; the k of p@k and maj@k
+    bootstrap: Positive  # resamples behind an interval
+    seed: int
+
+
+class SweepSettings(Section):
+    """How the arms of a sweep are run."""
+
+    parallel: Positive  # arms at the same time
+
+
+class ComputeSettings(Section):
+    """What of the machine one process may use."""
+
+    threads: Positive  # CPU threads of one process; part of what makes a result exactly repeatable
+
+
+class Settings(Section):
+    """All of params.yaml."""
+
+    arms: Annotated[list[ArmName], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    task: TaskSettings
+    model: ModelSettings
+    teaching: TeachingSettings
+    rollout: RolloutSettings
+    probe: ProbeSettings
+    train: TrainSettings
+    evaluation: EvaluationSettings
+    sweep: SweepSettings
+    compute: ComputeSettings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        for name in self.arms:
+            check_group_size(Arm.parse(name), self.rollout.group_size, self.train.baseline)
+        if len(set(self.arm_names)) < len(self.arms):
+            raise ValueError(f"arms lists the same arm twice: {', '.join(self.arms)}.")
+        if self.task.start == "colder" and self.task.name != "skills":
+            raise ValueError("task.start = colder exists for the embedded task alone; write cold or warm.")
+        return self
+
+    @property
+    def arm_names(self) -> list[str]:
+        """The arms by their own names: `iwae` is garl-plugin-q1."""
+        return [Arm.parse(name).name for name in self.arms]
+
+    def with_arm(self, name: str) -> "Settings":
+        """These settings for a single arm.
+
+        Raises:
+            UserError: the arm is unknown, or the group size does not suit it.
+        """
+        try:
+            return Settings.model_validate(self.model_dump() | {"arms": [name]})
+        except ValidationError as error:
+            raise UserError(_first_sentence(error, Path("--arm"), ())) from None
+
+    def digest(self, *, without: Sequence[str] = ()) -> str:
+        """A short hash of these settings, leaving out the named sections."""
+        text = json.dumps(self.model_dump(mode="json", exclude=set(without)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def check_group_size(arm: Arm, group_size: int, baseline: bool) -> None:
+    """Refuse an estimator that a group of this size cannot feed.
+
+    Raises:
+        ValueError: the estimator compares a rollout with the others of its group, and there are none.
+    """
+    compares = arm.method in (Method.GRPO, Method.GARL_DEBIASED) or (arm.method is Method.GARL and baseline)
+    if compares and group_size < 2:
+        raise ValueError(
+            f"rollout.group_size = 1, but arm '{arm.name}' compares each rollout with the others of its group;"
+            " set rollout.group_size to 2 or more, or use garl-plugin or paft."
+        )
+
+
+def load_settings(path: Path = Path("params.yaml"), overrides: Sequence[str] = ()) -> Settings:
+    """Read settings from a YAML file and change some of them.
+
+    overrides: "name=value" each, the name with dots (train.steps=20), the value in YAML.
+
+    Raises:
+        UserError: the file is missing or no YAML, or a setting is unknown, missing or out of range.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no settings file {path}; run from the project's folder or name one with --params.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds no settings; start from the project's params.yaml.")
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(_first_sentence(error, path, overrides)) from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    *sections, last = name.strip().split(".")
+    if not equals:
+        raise UserError(f"--set {override}: write name=value, as in --set train.steps=20.")
+    target: Any = raw
+    for section in sections:
+        target = target.get(section) if isinstance(target, dict) else None
+    if not isinstance(target, dict) or last not in target:
+        raise UserError(f"--set {override}: there is no setting '{name}'; params.yaml lists them all.")
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: '{text}' is no valid YAML value.") from None
+
+
+def _first_sentence(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    where = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{where}: there is no setting '{name}'; remove it or correct its spelling."
+    if first["type"] == "missing":
+        return f"{where}: the setting '{name}' is missing; the project's params.yaml shows it."
+    if first["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {name} = {first['input']!r}: {message}."

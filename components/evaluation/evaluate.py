@@ -1,0 +1,115 @@
+"""Sampling answers from a policy and counting the right ones."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.config import EvaluationSettings, RolloutSettings
+from components.data.example import Example
+from components.evaluation.answers import exact, is_correct, normalize
+from components.evaluation.metrics import Estimate, bootstrap, majority, pass_at_k
+from components.policy.model import Codec
+from components.progress import progress
+from components.randomness import derive_seed
+from components.rollout.engine import RolloutEngine, Sampling
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One example's samples: what was answered and what of it was right, in sampling order."""
+
+    id: str
+    answers: list[str]  # the sampled answers
+    correct: list[bool]  # by substring, as the paper evaluates
+    exact: list[bool]  # by equality after normalisation
+    vote: str  # the most frequent normalised answer
+    vote_correct: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy scores on some examples. k is the number of samples of each prompt."""
+
+    k: int
+    p_at_1: Estimate  # mean accuracy of a sample
+    p_at_k: Estimate  # any of k is right
+    maj_at_k: Estimate  # the most frequent answer is right
+    exact_at_1: Estimate  # p_at_1 by exact match
+    scored: list[Scored]
+
+    def figures(self) -> dict[str, float]:
+        """The figures by their metric names, as fractions of 1, with `_low` and `_high` for the 95% interval."""
+        named = {
+            "p_at_1": self.p_at_1,
+            f"p_at_{self.k}": self.p_at_k,
+            f"maj_at_{self.k}": self.maj_at_k,
+            "exact_at_1": self.exact_at_1,
+        }
+        return {
+            name + suffix: value
+            for name, estimate in named.items()
+            for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high))
+        }
+
+    def write(self, path: Path) -> None:
+        """Write every example's samples as JSON Lines."""
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self.scored)
+
+
+def evaluate(
+    engine: RolloutEngine,
+    codec: Codec,
+    examples: Sequence[Example],
+    task: str,
+    rollout: RolloutSettings,
+    settings: EvaluationSettings,
+    *,
+    description: str = "evaluate",
+) -> Evaluation:
+    """Sample settings.samples answers of every example and score them; equal seeds give equal figures."""
+    at_once = max(1, rollout.batch_rollouts // settings.samples)
+    scored: list[Scored] = []
+    for first in progress(range(0, len(examples), at_once), description):
+        batch = examples[first : first + at_once]
+        sampling = Sampling(
+            max_new_tokens=rollout.max_new_tokens,
+            answer_reserve=rollout.answer_reserve,
+            seed=derive_seed(settings.seed, "evaluate", first),
+        )
+        groups = engine.generate([codec.prompt(example.prompt) for example in batch], settings.samples, sampling)
+        for example, group in zip(batch, groups, strict=True):
+            scored.append(score(example, [codec.answer_text(rollout.answer_ids) for rollout in group], task))
+    return summarize(scored, settings)
+
+
+def score(example: Example, answers: list[str], task: str) -> Scored:
+    votes = [normalize(answer, task) for answer in answers]
+    correct = [is_correct(answer, example.answers, task) for answer in answers]
+    elected = majority(votes)
+    return Scored(
+        id=example.id,
+        answers=answers,
+        correct=correct,
+        exact=[exact(answer, example.answers, task) for answer in answers],
+        vote=votes[elected],
+        vote_correct=correct[elected],
+    )
+
+
+def summarize(scored: list[Scored], settings: EvaluationSettings) -> Evaluation:
+    """The figures of some scored examples, with bootstrap intervals over the examples."""
+    correct = np.array([item.correct for item in scored])
+    by_example = {
+        "p_at_1": correct.mean(1),
+        "p_at_k": pass_at_k(correct, settings.samples),
+        "maj_at_k": np.array([item.vote_correct for item in scored], dtype=np.float64),
+        "exact_at_1": np.array([item.exact for item in scored]).mean(1),
+    }
+    estimates = {
+        name: bootstrap(values, resamples=settings.bootstrap, seed=settings.seed) for name, values in by_example.items()
+    }
+    return Evaluation(k=settings.samples, scored=scored, **estimates)

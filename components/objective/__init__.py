@@ -1,0 +1,1 @@
+"""The paper in two files: the loss continuum (tsallis.py) and its gradient estimators (estimators.py)."""

@@ -1,0 +1,244 @@
+"""Gradient estimators: a group of rollouts in, two numbers per rollout out.
+
+Every estimator is a pure function from [groups, M] log-likelihood weights (or rewards) to Coefficients, and training is
+one weighted log-likelihood, the same for all of them:
+
+    gradient estimate = - mean over m of [ score_m * grad log p(z_m given x*) + path_m * grad log p(y given x*, z_m) ]
+
+with y the gold answer y* for GARL and PAFT, and the sampled answer for GRPO.
+
+log w_m = log p(y* given x*, z_m), in nats, is a sum over answer tokens: -800 is common. So every coefficient is the
+exponential of a difference of logs, in float64, and one convention covers the rest: a weight of exactly zero
+(log w = -inf) contributes nothing, and neither does a mean of nothing but such weights: 0 / 0^q = 0 at every q.
+
+Sources: Lin & Ie (2026), https://arxiv.org/abs/2604.25907v1, whose equations and algorithms are quoted by number; the
+debiased form is the delete-one jackknife (Quenouille, 1956, Biometrika 43), which Nowozin, "Debiasing Evidence
+Approximations" (ICLR 2018, https://openreview.net/forum?id=HyZoi-WRb), applies to the bounds of importance-weighted
+autoencoders, q = 1; GRPO is Shao et al. (2024), https://arxiv.org/abs/2402.03300.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.objective.tsallis import check_commitment, check_log_weights
+
+# TRL's GRPOTrainer adds it to the standard deviation of a group's rewards.
+GRPO_EPSILON = 1e-4
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What multiplies the two gradients of every rollout; [groups, M] each, float64, detached.
+
+    score: a_m, on grad log p(z_m given x*), the rationale.
+    path: b_m, on grad log p(y given x*, z_m), the answer.
+    """
+
+    score: Tensor
+    path: Tensor
+
+    @property
+    def carries_gradient(self) -> Tensor:
+        """[groups] bool: False where every coefficient is zero, so the group can be skipped (and should be counted)."""
+        return ((self.score != 0) | (self.path != 0)).any(-1)
+
+
+def garl(
+    log_w: Tensor, q: float, *, baseline: bool = True, debias: bool = False, normalize: bool = True
+) -> Coefficients:
+    """Gradient-amplified RL: every rollout counts, amplified by w_bar^(-q) (equations 9 and 12, Algorithm 1).
+
+    Plug-in: both coefficients are w_m / w_bar^q. Its bias, O(q / (M P^(q+1))), is that of a ratio of means.
+
+    Args:
+        log_w: [groups, M] log-likelihood weights, finite or -inf.
+        q: the commitment.
+        baseline: subtract w_loo(m)^(1-q), which rollout m does not influence, from its score: less variance, the same
+            expectation.
+        debias: take the delete-one jackknife of the plug-in instead, path_m = w_m [M w_bar^(-q) - sum over j != m of
+            w_loo(j)^(-q)]: bias O(M^-2) at no model cost. Not in the paper. Coefficients can be negative.
+        normalize: divide by M^q, as Algorithm 1 does; it only rescales the step.
+
+    Returns:
+        Coefficients; zero for a group whose weights are all zero.
+
+    Raises:
+        ValueError: q outside [0, 1]; log_w NaN, +inf or not [groups, M]; M = 1 with baseline or debias.
+    """
+    log_w = _log_weights(log_w, q)
+    if baseline:
+        _check_pairs(log_w, "the leave-one-out baseline", "turn the baseline off")
+    if debias:
+        _check_pairs(log_w, "debiased GARL", "turn debias off")
+    size = log_w.shape[-1]
+    path = _quotient(log_w, q, _log_mean(log_w))
+    if debias:
+        without_j = _quotient(log_w[:, :, None], q, _leave_one_out_log_mean(log_w)[:, None, :])  # [groups, m, j]
+        path = size * path - without_j.masked_fill(_diagonal(log_w), 0).sum(-1)
+    score = path
+    if baseline:
+        log_loo = _leave_one_out_log_mean(log_w)
+        score = path - _quotient(log_loo, q, log_loo)
+    scale = size**-q if normalize else 1.0
+    return Coefficients(score * scale, path * scale)
+
+
+def paft(
+    log_w: Tensor,
+    q: float,
+    *,
+    draws: int | None = None,
+    normalize: bool = True,
+    generator: torch.Generator | None = None,
+) -> Coefficients:
+    """Posterior-attenuated fine-tuning: resample by likelihood, attenuate by w_bar^(1-q) (equation 14, Algorithm 2).
+
+    Both coefficients are w_bar^(1-q) M n_m / K, n_m the times rollout m was drawn in K draws with replacement with
+    probability w_m / sum w. Given the group, the expectation over draws is plug-in GARL. A rollout that was not drawn
+    has zero coefficients and needs no gradient pass.
+
+    Args:
+        log_w: [groups, M] log-likelihood weights, finite or -inf.
+        q: the commitment.
+        draws: K; None draws M.
+        normalize: divide by M^q, as Algorithm 2 does; it only rescales the step.
+        generator: the source of the draws, on log_w's device; None takes torch's global one.
+
+    Returns:
+        Coefficients; zero for a group whose weights are all zero.
+
+    Raises:
+        ValueError: q outside [0, 1]; log_w NaN, +inf or not [groups, M]; draws below 1.
+    """
+    log_w = _log_weights(log_w, q)
+    size = log_w.shape[-1]
+    draws = size if draws is None else draws
+    if draws < 1:
+        raise ValueError(f"draws = {draws}: PAFT resamples at least one rollout of each group; raise draws.")
+
+    # A group without weight has nothing to draw from; its attenuation of zero silences whatever is drawn.
+    posterior = torch.softmax(log_w.masked_fill(_weightless(log_w), 0), dim=-1)
+    drawn = torch.multinomial(posterior, draws, replacement=True, generator=generator)
+    counts = torch.zeros_like(log_w).scatter_add_(-1, drawn, torch.ones_like(drawn, dtype=log_w.dtype))
+    log_mean = _log_mean(log_w)
+    scale = size**-q if normalize else 1.0
+    coefficient = _quotient(log_mean, q, log_mean) * size * counts / draws * scale
+    return Coefficients(coefficient, coefficient)
+
+
+def grpo(reward: Tensor) -> Coefficients:
+    """Group-relative policy optimisation: both coefficients are (r_m - mean r) / (std r + 1e-4).
+
+    The paper writes std without saying of what; this is the sample standard deviation (over M - 1), as in TRL's
+    GRPOTrainer, whose epsilon it also takes.
+
+    Args:
+        reward: [groups, M], of any type that converts to float64.
+
+    Returns:
+        Coefficients, for the sampled answer; exactly zero where all rewards of a group are equal.
+
+    Raises:
+        ValueError: a reward NaN or infinite; not [groups, M]; M = 1.
+    """
+    reward = _groups(reward, "reward")
+    if not bool(reward.isfinite().all()):
+        raise ValueError("reward holds NaN or an infinite value; rewards are finite numbers, such as 0 and 1.")
+    _check_pairs(reward, "GRPO's advantage", "choose another method")
+    reward = reward - reward[:, :1]  # changes nothing but rounding: equal rewards become exact zeros
+    advantage = (reward - reward.mean(-1, keepdim=True)) / (reward.std(-1, keepdim=True) + GRPO_EPSILON)
+    return Coefficients(advantage, advantage)
+
+
+def rb_rloo(log_w: Tensor) -> Coefficients:
+    """Rao-Blackwellised REINFORCE with leave-one-out baseline: GARL at q = 0 (Proposition D.2)."""
+    return garl(log_w, 0.0)
+
+
+# The same estimator under the name it was published by, https://arxiv.org/abs/2505.21493.
+verifree = rb_rloo
+
+
+def iwae(log_w: Tensor) -> Coefficients:
+    """The importance-weighted autoencoder's gradient, w_m / w_bar: plug-in GARL at q = 1 (Proposition D.2)."""
+    return garl(log_w, 1.0, baseline=False, normalize=False)
+
+
+def em(log_w: Tensor, *, draws: int | None = None, generator: torch.Generator | None = None) -> Coefficients:
+    """Monte Carlo EM as in TRICE, M n_m / K: PAFT at q = 1 (Proposition D.2)."""
+    return paft(log_w, 1.0, draws=draws, normalize=False, generator=generator)
+
+
+def log_mean(log_w: Tensor) -> Tensor:
+    """log w_bar, the log of the Monte Carlo estimate of P: [groups] from [groups, M]; -inf for a weightless group."""
+    return _log_mean(_log_weights(log_w)).squeeze(-1)
+
+
+def leave_one_out_log_mean(log_w: Tensor) -> Tensor:
+    """log w_loo(m), the log mean of the group without rollout m: [groups, M].
+
+    Raises:
+        ValueError: log_w NaN, +inf or not [groups, M]; M = 1.
+    """
+    log_w = _log_weights(log_w)
+    _check_pairs(log_w, "a leave-one-out mean", "do without it")
+    return _leave_one_out_log_mean(log_w)
+
+
+def effective_sample_size(log_w: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2, how many rollouts share the weight: [groups], from 1 to M; 0 for a weightless group."""
+    log_w = _log_weights(log_w)
+    size = torch.exp(2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1))
+    return size.masked_fill(_weightless(log_w).squeeze(-1), 0)
+
+
+def effective_reward(log_w: Tensor, q: float) -> Tensor:
+    """w_m / (M w_bar)^q, [groups, M] in [0, 1]: the reward that plug-in GARL gives a rollout (Section 6.1.1)."""
+    return garl(log_w, q, baseline=False).path
+
+
+def _groups(values: Tensor, name: str) -> Tensor:
+    values = values.detach().to(torch.float64)
+    if values.ndim != 2 or values.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {list(values.shape)}; give [groups, M] with at least one rollout a group.")
+    return values
+
+
+def _log_weights(log_w: Tensor, q: float = 0.0) -> Tensor:
+    check_commitment(q)
+    log_w = _groups(log_w, "log_w")
+    check_log_weights(log_w, "log_w")
+    return log_w
+
+
+def _check_pairs(values: Tensor, what: str, cure: str) -> None:
+    if values.shape[-1] == 1:
+        raise ValueError(f"M = 1: {what} compares rollouts, so raise the group size to 2 or more, or {cure}.")
+
+
+def _quotient(log_a: Tensor, q: float, log_b: Tensor) -> Tensor:
+    """a / b^q from logs, 0 where a = 0: the one place where 0 / 0^q could arise."""
+    return torch.exp(log_a - q * log_b).masked_fill(log_a == -math.inf, 0)
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    return log_w.logsumexp(-1, keepdim=True) - math.log(log_w.shape[-1])
+
+
+def _leave_one_out_log_mean(log_w: Tensor) -> Tensor:
+    # A sum over the others, not the total minus one's own weight: that cancels where one rollout has all the weight.
+    others = log_w[:, None, :].masked_fill(_diagonal(log_w), -math.inf)
+    return others.logsumexp(-1) - math.log(log_w.shape[-1] - 1)
+
+
+def _diagonal(log_w: Tensor) -> Tensor:
+    """[M, M] bool, True for a rollout with itself."""
+    return torch.eye(log_w.shape[-1], dtype=torch.bool, device=log_w.device)
+
+
+def _weightless(log_w: Tensor) -> Tensor:
+    """[groups, 1] bool: every weight of the group is zero."""
+    return (log_w == -math.inf).all(-1, keepdim=True)

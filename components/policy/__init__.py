@@ -1,0 +1,1 @@
+"""The model: loading and saving, its tokens, and the log-probabilities of rationale and answer."""

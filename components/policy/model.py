@@ -1,0 +1,92 @@
+"""Loading and saving a policy, and the tokens that structure what it writes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from components.config import ModelSettings
+from components.errors import UserError
+from components.rollout.engine import Markers
+
+
+def load_model(source: str | Path, *, revision: str | None = None, dtype: str = "float32") -> PreTrainedModel:
+    """Load a causal language model from a folder or a Hugging Face repository; safetensors only, no remote code.
+
+    Raises:
+        UserError: nothing usable lies there.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model can be loaded from '{source}': {_one_line(error)}") from error
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a policy.
+
+    Raises:
+        UserError: nothing usable lies there.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer can be loaded from '{source}': {_one_line(error)}") from error
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a Hugging Face folder, the weights as safetensors."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+class Codec:
+    """Text to ids and back for one policy: prompts, gold answers and the markers between them.
+
+    Nothing that was sampled is ever encoded again; `answer_text` is for answer matching and for people.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings, *, chat: bool) -> None:
+        """chat: put prompts into the tokenizer's chat template, thinking on (the warm start), if it has one."""
+        self.tokenizer = tokenizer
+        self.answer_prefix = settings.answer_prefix
+        self.chat = chat and tokenizer.chat_template is not None
+        self.markers = _markers(tokenizer, settings.end_of_thinking)
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        if self.chat:
+            message = [{"role": "user", "content": text}]
+            text = self.tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True, enable_thinking=True
+            )
+        return tuple(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+
+    def gold_answer(self, text: str) -> tuple[int, ...]:
+        """The ids scored as y*: what stands before an answer, the answer, and the end of the turn."""
+        ids = self.tokenizer(self.answer_prefix + text, add_special_tokens=False)["input_ids"]
+        return (*ids, self.markers.end_of_turn[0])
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Everything, special tokens included, for people to read."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def _markers(tokenizer: PreTrainedTokenizerBase, end_of_thinking: str) -> Markers:
+    end = tuple(tokenizer(end_of_thinking, add_special_tokens=False)["input_ids"])
+    if not end:
+        raise UserError(f"model.end_of_thinking = {end_of_thinking!r} has no tokens; name the text that closes a rationale.")
+    if tokenizer.eos_token_id is None:
+        raise UserError("the model's tokenizer has no end-of-turn token; set eos_token in its tokenizer_config.json.")
+    eos = int(tokenizer.eos_token_id)
+    pad = eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    return Markers(end_of_thinking=end, end_of_turn=(eos,), pad=pad)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,111 @@
+"""The cold-start probe: how often the base model would be right, and so whether RL would get any signal.
+
+P of an example is the group mean of w = p(y* given x*, z) over rationales sampled from the base model: a success
+probability that needs no success to be seen.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from components.config import Settings
+from components.data.example import Example
+from components.data.prepare import example, load_split
+from components.evaluation.evaluate import evaluate
+from components.objective.estimators import log_mean
+from components.policy.logprobs import Row, Scorer, collate, sequence_logprobs
+from components.policy.model import Codec, load_model, load_tokenizer
+from components.progress import progress
+from components.randomness import derive_seed, generator
+from components.rollout.engine import RolloutEngine, Sampling
+from components.rollout.open import open_engine
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the base model's groups say. Logs are natural; None stands for log 0."""
+
+    examples: int
+    group_size: int
+    p0: dict[str, float]  # mean and median of P over examples
+    log10_quantiles: dict[str, float | None]
+    grpo_groups_with_signal: float  # the share of groups in which GRPO would see unequal rewards, expected
+    log_p: list[float | None]  # log w_bar of each probed example
+    base: dict[str, float]  # the base model's figures on the test split
+
+
+def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
+    """Estimate P of settings.probe.examples training examples under the base model; writes out/probe.json.
+
+    out also gets samples.jsonl, the base model's answers to the test split.
+    """
+    torch.set_num_threads(settings.compute.threads)
+    policy = load_model(base, dtype=settings.model.dtype)
+    codec = Codec(load_tokenizer(base), settings.model, chat=settings.task.start == "warm")
+    train = load_split(data, "train")
+    chosen = torch.randperm(len(train), generator=generator("probe"))[: settings.probe.examples]
+    with open_engine(settings, policy, base, codec.markers) as engine:
+        log_p = log_success(engine, Scorer(policy), codec, [example(train[int(i)]) for i in chosen], settings)
+        test = [example(row) for row in load_split(data, "test")]
+        result = evaluate(engine, codec, test, settings.task.name, settings.rollout, settings.evaluation)
+    p = log_p.exp()
+    found = Probe(
+        examples=len(p),
+        group_size=settings.rollout.group_size,
+        p0={"mean": p.mean().item(), "median": p.median().item()},
+        log10_quantiles={str(q): _finite(_quantile(log_p, q) / math.log(10)) for q in QUANTILES},
+        grpo_groups_with_signal=grpo_signal(p, settings.rollout.group_size),
+        log_p=[_finite(value) for value in log_p.tolist()],
+        base=result.figures(),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "probe.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+    result.write(out / "samples.jsonl")
+    return found
+
+
+@torch.no_grad()
+def log_success(
+    engine: RolloutEngine, scorer: Scorer, codec: Codec, examples: Sequence[Example], settings: Settings
+) -> torch.Tensor:
+    """log w_bar of every example, [examples] in float64, from one group of rationales each."""
+    groups_at_once = settings.train.groups_per_step
+    found = []
+    for first in progress(range(0, len(examples), groups_at_once), "probe"):
+        batch = examples[first : first + groups_at_once]
+        sampling = Sampling(
+            max_new_tokens=settings.rollout.max_new_tokens,
+            answer_reserve=settings.rollout.answer_reserve,
+            seed=derive_seed("probe", first),
+            answers=False,
+        )
+        prompts = [codec.prompt(item.prompt) for item in batch]
+        for item, prompt, group in zip(
+            batch, prompts, engine.generate(prompts, settings.rollout.group_size, sampling), strict=True
+        ):
+            gold = codec.gold_answer(item.answers[0])
+            rows = [Row(rollout.rationale_ids, gold, rollout.forced_end) for rollout in group]
+            scored = collate([prompt], [rows], scorer.policy.device)
+            _, log_w = sequence_logprobs(scorer(scored), scored)
+            found.append(log_mean(log_w[None].cpu()))
+    return torch.cat(found)
+
+
+def grpo_signal(p: torch.Tensor, group_size: int) -> float:
+    """The expected share of groups with both a right and a wrong rollout: 1 - (1 - P)^M - P^M, averaged."""
+    return (1 - (1 - p) ** group_size - p**group_size).mean().item()
+
+
+def _quantile(log_p: torch.Tensor, q: float) -> float:
+    # By rank, since interpolating next to -inf gives NaN.
+    return log_p.sort().values[round(q * (len(log_p) - 1))].item()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

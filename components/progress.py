@@ -1,0 +1,23 @@
+"""Progress on everything that takes longer than a glance: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterator[Item]:
+    """Iterate, showing how far it is; in a log file or a pipe at most one line in ten seconds."""
+    terminal = sys.stderr.isatty()
+    yield from tqdm(
+        items, desc=description, total=total, mininterval=0.2 if terminal else 10, leave=terminal, delay=2,
+        ascii=not terminal, dynamic_ncols=terminal,
+    )
+
+
+def say(message: str) -> None:
+    """A line for people, above any bar that is shown."""
+    tqdm.write(message, file=sys.stderr)

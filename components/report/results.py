@@ -1,0 +1,284 @@
+"""What a finished build says: the probe, the runs and their evaluations, read back from disk."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from components.config import Arm, Method
+from components.errors import UserError
+from components.evaluation.metrics import Estimate, Values
+
+METHOD_NAMES = {
+    Method.GRPO: "GRPO",
+    Method.GARL: "GARL",
+    Method.GARL_PLUGIN: "plug-in GARL",
+    Method.GARL_DEBIASED: "debiased GARL",
+    Method.PAFT: "PAFT",
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a model scores, as fractions of 1; k is the number of samples of each problem."""
+
+    p_at_1: Estimate
+    p_at_k: Estimate
+    maj_at_k: Estimate
+    exact_at_1: Estimate
+
+    @classmethod
+    def read(cls, figures: Mapping[str, float], k: int) -> "Figures":
+        """From metric names: `maj_at_16`, `maj_at_16_low`, `maj_at_16_high` and so on."""
+        names = {"p_at_1": "p_at_1", "p_at_k": f"p_at_{k}", "maj_at_k": f"maj_at_{k}", "exact_at_1": "exact_at_1"}
+        return cls(
+            **{
+                field: Estimate(figures[name], figures[f"{name}_low"], figures[f"{name}_high"])
+                for field, name in names.items()
+            }
+        )
+
+    @classmethod
+    def median(cls, seeds: "Sequence[Figures]") -> "Figures":
+        """The median over seeds of each figure and, as the interval of a typical seed, of its two ends."""
+        return cls(
+            **{
+                field: Estimate(
+                    *(median(getattr(getattr(figures, field), end) for figures in seeds) for end in ("value", "low", "high"))
+                )
+                for field in cls.__dataclass_fields__
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A line of samples.jsonl: one example's answers and which of them were right."""
+
+    id: str
+    answers: list[str]
+    correct: list[bool]
+    exact: list[bool]
+    vote: str
+    vote_correct: bool
+
+    @property
+    def accuracy(self) -> float:
+        return sum(self.correct) / len(self.correct)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where the base model starts from, over the probed training examples.
+
+    mean: of P over the examples. log_p: the natural logarithm of each example's P; -inf is an answer that no rationale
+    of its group made possible. grpo_groups_with_signal: the share of groups in which rewards would differ.
+    """
+
+    mean: float
+    log_p: Values
+    group_size: int
+    grpo_groups_with_signal: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm, one seed: how it was trained and what its best checkpoint scores. curves: NaN where a step has none."""
+
+    seed: int
+    figures: Figures
+    samples: list[Samples]
+    curves: Mapping[str, Values]
+    steps: int
+    best_step: int
+    wall_seconds: float
+    checkpoint: str
+    mlflow_run_id: str
+    model_name: str
+    model_version: str
+
+
+@dataclass(frozen=True)
+class ArmResults:
+    name: str
+    arm: Arm
+    runs: list[Run]
+
+    @property
+    def label(self) -> str:
+        method = METHOD_NAMES[self.arm.method]
+        return method if self.arm.q is None else f"{method} q={self.arm.q:g}"
+
+    @property
+    def figures(self) -> Figures:
+        return Figures.median([run.figures for run in self.runs])
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the report shows. base_samples is empty where the probe left none."""
+
+    task: str
+    start: str
+    split: str
+    k: int
+    examples: int
+    probe: Probe
+    base: Figures
+    base_samples: list[Samples]
+    arms: list[ArmResults]
+
+    @property
+    def ordered(self) -> list[ArmResults]:
+        """The arms by q, GRPO before all."""
+        methods = list(Method)
+        return sorted(self.arms, key=lambda item: (-1 if item.arm.q is None else item.arm.q, methods.index(item.arm.method)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat object for the base model and for each run, as in results.json."""
+        common = {"task": self.task, "start": self.start}
+        nobody = dict.fromkeys(
+            ("steps", "best_step", "wall_seconds", "checkpoint", "mlflow_run_id", "model_name", "model_version")
+        )
+        base = {"arm": "base", "method": "base", "q": None, "seed": None, "split": self.split}
+        rows = [common | base | self._flat(self.base) | nobody]
+        for item in self.arms:
+            for run in item.runs:
+                who = {"arm": item.name, "method": item.arm.method.value, "q": item.arm.q, "seed": run.seed}
+                made = {name: getattr(run, name) for name in nobody}
+                rows.append(common | who | {"split": self.split} | self._flat(run.figures) | made)
+        return rows
+
+    def _flat(self, figures: Figures) -> dict[str, Any]:
+        named = {"p_at_1": figures.p_at_1, f"p_at_{self.k}": figures.p_at_k, f"maj_at_{self.k}": figures.maj_at_k}
+        flat: dict[str, Any] = {}
+        for name, estimate in named.items():
+            flat |= {name: estimate.value, f"{name}_interval": [estimate.low, estimate.high]}
+        return flat | {"exact_at_1": figures.exact_at_1.value}
+
+
+def collect(build: Path, arms: Sequence[str], seeds: Sequence[int]) -> Results:
+    """Read what the probe, the training and the evaluation of these arms and seeds left in the build folder.
+
+    Raises:
+        UserError: a file is missing or damaged, or not every run was evaluated on the same examples.
+    """
+    evaluations = {(arm, seed): _evaluation(build, arm, seed) for arm in arms for seed in seeds}
+    first, *others = evaluations.items()
+    for other in others:
+        _check_same(first, other)
+    record, samples = first[1]
+    probe, base = _probe(build / "probe" / "probe.json", record["k"])
+    base_samples = build / "probe" / "samples.jsonl"
+    return Results(
+        task=record["task"],
+        start=record["start"],
+        split=record["split"],
+        k=record["k"],
+        examples=len(samples),
+        probe=probe,
+        base=base,
+        base_samples=read_samples(base_samples) if base_samples.exists() else [],
+        arms=[
+            ArmResults(arm, Arm.parse(arm), [_run(build, arm, seed, *evaluations[arm, seed]) for seed in seeds])
+            for arm in arms
+        ],
+    )
+
+
+def read_samples(path: Path, cure: str = "evaluate the model again.") -> list[Samples]:
+    """The lines of a samples.jsonl.
+
+    Raises:
+        UserError: the file is missing, damaged or empty; `cure` ends the sentence.
+    """
+    with _complete(path, cure), path.open(encoding="utf-8") as lines:
+        samples = [Samples(**json.loads(line)) for line in lines]
+        if not all(item.correct for item in samples) or not samples:
+            raise ValueError("an example without samples, or no example at all")
+        return samples
+
+
+def _evaluation(build: Path, arm: str, seed: int) -> tuple[dict[str, Any], list[Samples]]:
+    folder = build / "evaluate" / arm / str(seed)
+    cure = f"run `thaw evaluate` for arm {arm}, seed {seed}, or `dvc repro` for all of them."
+    path = folder / "evaluation.json"
+    with _complete(path, cure):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"task", "start", "split", "k", "figures", "checkpoint"} - record.keys()
+        if missing:
+            raise KeyError(min(missing))
+    return record, read_samples(folder / "samples.jsonl", cure)
+
+
+def _check_same(first: tuple[tuple[str, int], Any], other: tuple[tuple[str, int], Any]) -> None:
+    (name, (record, samples)), (other_name, (other_record, other_samples)) = first, other
+    settings = ("task", "start", "split", "k")
+    differs = [key for key in settings if record[key] != other_record[key]]
+    if {item.id for item in samples} != {item.id for item in other_samples}:
+        differs.append("examples")
+    if differs:
+        raise UserError(
+            f"arm {name[0]}, seed {name[1]} and arm {other_name[0]}, seed {other_name[1]} were evaluated with different"
+            f" {', '.join(differs)} and cannot share a report; `dvc repro` evaluates the older one again."
+        )
+
+
+def _probe(path: Path, k: int) -> tuple[Probe, Figures]:
+    with _complete(path, "run `thaw probe`, or `dvc repro` for all steps."):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        probe = Probe(
+            mean=record["p0"]["mean"],
+            log_p=np.array([-math.inf if value is None else value for value in record["log_p"]]),
+            group_size=record["group_size"],
+            grpo_groups_with_signal=record["grpo_groups_with_signal"],
+        )
+        return probe, Figures.read(record["base"], k)
+
+
+def _run(build: Path, arm: str, seed: int, evaluation: Mapping[str, Any], samples: list[Samples]) -> Run:
+    folder = build / "train" / arm / str(seed)
+    cure = f"run `thaw train` for arm {arm}, seed {seed}, or `dvc repro` for all of them."
+    with _complete(build / "evaluate" / arm / str(seed) / "evaluation.json", cure.replace("train", "evaluate")):
+        figures = Figures.read(evaluation["figures"], evaluation["k"])
+    with _complete(folder / "train.json", cure):
+        record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+        made = {
+            name: record[name]
+            for name in ("steps", "best_step", "wall_seconds", "mlflow_run_id", "model_name", "model_version")
+        }
+    with _complete(folder / "curves.csv", cure):
+        curves = _curves(folder / "curves.csv")
+    return Run(
+        seed=seed, figures=figures, samples=samples, curves=curves, checkpoint=evaluation["checkpoint"], **made
+    )
+
+
+def _curves(path: Path) -> dict[str, Values]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError("no steps")
+    columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+    if "step" not in columns:
+        raise KeyError("step")
+    return columns
+
+
+@contextmanager
+def _complete(path: Path, cure: str) -> Iterator[None]:
+    """Tell what reading this file finds missing as one sentence with its cure."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}; {cure}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{path} is damaged or from another version ({reason}); {cure}") from None

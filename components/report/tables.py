@@ -1,0 +1,67 @@
+"""The same figures for the terminal, as rich tables within 100 columns."""
+
+from rich.table import Table
+
+from components.evaluation.compare import Comparison
+from components.evaluation.metrics import Estimate
+from components.report.results import Figures, Results
+from components.report.verdict import GOOD, interval, outcome, percent, verdicts
+
+
+def results_table(results: Results) -> Table:
+    """One row an arm: the median over seeds of every figure, its interval, and maj@k of each seed."""
+    k, seeds = results.k, max(len(arm.runs) for arm in results.arms)
+    table = Table(
+        title=f"{results.task}, {results.start} start: percent of {results.examples} {results.split} problems",
+        caption="95% intervals over problems, not over seeds" + (": a typical seed's, at the median" if seeds > 1 else ""),
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    for name in ("arm", "", f"maj@{k}", "p@1", f"p@{k}"):
+        table.add_column(name, no_wrap=name != "", justify="right" if "@" in name else "left")
+    if seeds > 1:
+        table.add_column(f"maj@{k} of seeds", overflow="fold")
+    table.add_row("base model", "", *_cells(results.base), style="dim")
+    for arm in results.ordered:
+        each = " ".join(f"{100 * run.figures.maj_at_k.value:.0f}" for run in arm.runs)
+        style = "green" if any(found in GOOD for found in verdicts(arm, results)) else ""
+        row = [arm.label, f"[{style}]{outcome(arm, results)}[/]" if style else outcome(arm, results)]
+        table.add_row(*row, *_cells(arm.figures), *([each] if seeds > 1 else []))
+    return table
+
+
+def comparison_table(comparison: Comparison, first: str, second: str) -> Table:
+    """p@1, p@k and maj@k of two models and their paired difference; bold where its interval leaves zero out."""
+    table = Table(
+        title=f"percent of {comparison.examples} problems",
+        caption="95% intervals over problems, resampled in pairs; bold: the interval leaves zero out",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    table.add_column("")
+    for name in (first, second, "difference"):
+        table.add_column(_escaped(name), justify="right")
+    k = comparison.k
+    pairs = {"p@1": comparison.p_at_1, f"p@{k}": comparison.p_at_k, f"maj@{k}": comparison.maj_at_k}
+    for name, pair in pairs.items():
+        gap = pair.difference
+        text = f"{100 * gap.value:+.1f} \\[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        certain = gap.low > 0 or gap.high < 0
+        table.add_row(name, _cell(pair.first), _cell(pair.second), f"[bold]{text}[/]" if certain else text)
+    return table
+
+
+def _cells(figures: Figures) -> list[str]:
+    return [_cell(figure) for figure in (figures.maj_at_k, figures.p_at_1, figures.p_at_k)]
+
+
+def _cell(estimate: Estimate) -> str:
+    return _escaped(f"{percent(estimate.value).rstrip('%')} {interval(estimate)}")
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

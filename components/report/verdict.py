@@ -1,0 +1,183 @@
+"""Which arms escaped the cold start, decided by one rule and told in plain sentences."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+
+from components.config import Method
+from components.evaluation.metrics import Estimate
+from components.report.results import METHOD_NAMES, ArmResults, Figures, Results
+
+# How far above the base model's maj@k a seed must come to have escaped. Out of a warm start there is nothing to escape
+# from: there, any rise that the intervals can tell counts.
+ESCAPE_GAIN = 0.2
+
+
+class Verdict(StrEnum):
+    """What became of one seed, by its maj@k and the base model's."""
+
+    ESCAPED = "escaped"
+    IMPROVED = "improved"  # the same, from a warm start
+    MOVED = "moved"  # above the base model, but not out
+    FROZEN = "frozen"  # the intervals cannot tell it from the base model
+    FELL = "fell"  # below the base model
+
+
+GOOD = (Verdict.ESCAPED, Verdict.IMPROVED)
+
+
+@dataclass(frozen=True)
+class Headline:
+    title: str
+    sentences: list[str]
+
+
+def verdict(figures: Figures, base: Figures, start: str) -> Verdict:
+    """Judge one seed; intervals that overlap say nothing."""
+    ours, before = figures.maj_at_k, base.maj_at_k
+    if ours.high < before.low:
+        return Verdict.FELL
+    if ours.low <= before.high:
+        return Verdict.FROZEN
+    if start == "warm":
+        return Verdict.IMPROVED
+    return Verdict.ESCAPED if ours.value - before.value >= ESCAPE_GAIN else Verdict.MOVED
+
+
+def verdicts(arm: ArmResults, results: Results) -> list[Verdict]:
+    return [verdict(run.figures, results.base, results.start) for run in arm.runs]
+
+
+def outcome(arm: ArmResults, results: Results) -> str:
+    """An arm's verdict in a word or two: "escaped", "escaped in 3 of 5", or the most frequent of the others."""
+    found = verdicts(arm, results)
+    good = [item for item in found if item in GOOD]
+    if good and len(good) < len(found):
+        return f"{good[0]} in {len(good)} of {len(found)}"
+    return Counter(found).most_common(1)[0][0].value
+
+
+def rule(results: Results) -> str:
+    """The rule behind the verdicts, for the reader."""
+    moved = f"“moved” is above the base model by less, “{Verdict.FROZEN}” cannot be told from it, “{Verdict.FELL}” is below."
+    if results.start == "warm":
+        return (
+            f"A seed has improved when the interval of its maj@{results.k} lies above the base model's;"
+            f" “{Verdict.FROZEN}” cannot be told from it, “{Verdict.FELL}” is below."
+        )
+    return (
+        f"A seed has escaped when its maj@{results.k} is at least {ESCAPE_GAIN:.0%} of the problems above the base"
+        f" model's and their intervals do not overlap; {moved}"
+    )
+
+
+def headline(results: Results) -> Headline:
+    """What happened, from the figures alone."""
+    good = [arm for arm in results.ordered if all(item in GOOD for item in verdicts(arm, results))]
+    partly = [arm for arm in results.ordered if arm not in good and any(v in GOOD for v in verdicts(arm, results))]
+    rest = [arm for arm in results.ordered if arm not in good and arm not in partly]
+    sentences = [_best(results)]
+    if good and len(results.arms) > 1:
+        sentences.insert(0, f"{_sentence_start(named(good))} {_did(results)}{_every_seed(results)}.")
+    sentences += [f"{arm.label} {outcome(arm, results)} seeds." for arm in partly]
+    sentences += _left_behind(rest, results)
+    if not good and not partly:
+        sentences.append(_caution(results))
+    return Headline(_title(results, good, partly), sentences)
+
+
+def named(arms: Sequence[ArmResults]) -> str:
+    """Arms in a sentence, q listed by method: "GRPO, GARL at q = 0 and 0.25, and PAFT at q = 1"."""
+    by_method = sorted(arms, key=lambda item: list(Method).index(item.arm.method))
+    groups = []
+    for method, members in groupby(by_method, key=lambda item: item.arm.method):
+        qs = [f"{item.arm.q:g}" for item in members if item.arm.q is not None]
+        groups.append(METHOD_NAMES[method] + (f" at q = {_listed(qs)}" if qs else ""))
+    return ", and ".join([", ".join(groups[:-1]), groups[-1]]) if len(groups) > 2 else " and ".join(groups)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def interval(estimate: Estimate) -> str:
+    return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def steps(results: Results) -> str:
+    found = sorted({run.steps for arm in results.arms for run in arm.runs})
+    count = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    return f"{count} step{'s' if found[-1] > 1 else ''}"
+
+
+def _title(results: Results, good: Sequence[ArmResults], partly: Sequence[ArmResults]) -> str:
+    did, where = _did(results), f"on {results.task}"
+    if len(results.arms) == 1:
+        label = results.arms[0].label
+        if partly:
+            return f"{label} {outcome(results.arms[0], results)} seeds {where}"
+        return f"{label} {did} {where}" if good else f"{label} {_did_not(results)} {where}"
+    if not good and not partly:
+        return f"No arm {did} {where}"
+    some = f"{len(partly)} more in some seeds" if good else f"{len(partly)} of {len(results.arms)} arms in some seeds"
+    if not good:
+        return f"{some[0].upper()}{some[1:]} {did} {where}"
+    count = "All" if len(good) == len(results.arms) else f"{len(good)} of"
+    return f"{count} {len(results.arms)} arms {did} {where}" + (f", {some}" if partly else "")
+
+
+def _did(results: Results) -> str:
+    return "improved on the base model" if results.start == "warm" else f"escaped the {results.start} start"
+
+
+def _did_not(results: Results) -> str:
+    return "did not improve on the base model" if results.start == "warm" else f"did not escape the {results.start} start"
+
+
+def _every_seed(results: Results) -> str:
+    seeds = len(results.arms[0].runs)
+    return f" in {'both' if seeds == 2 else f'all {seeds}'} seeds" if seeds > 1 else ""
+
+
+def _best(results: Results) -> str:
+    best = max(results.ordered, key=lambda arm: arm.figures.maj_at_k.value)
+    figure, base = best.figures.maj_at_k, results.base.maj_at_k
+    who = best.label if len(results.arms) == 1 else f"The best arm, {best.label},"
+    middle = " in its median seed" if len(best.runs) > 1 else ""
+    return (
+        f"{who} scores maj@{results.k} {percent(figure.value)} {interval(figure)}{middle} after {steps(results)};"
+        f" the base model {percent(base.value)} {interval(base)}."
+    )
+
+
+def _left_behind(rest: Sequence[ArmResults], results: Results) -> list[str]:
+    """One sentence for each way of not escaping."""
+    endings = {
+        Verdict.MOVED: "rose above the base model but did not escape",
+        Verdict.FROZEN: "stayed frozen: their intervals overlap the base model's",
+        Verdict.FELL: "fell below the base model",
+    }
+    sentences = []
+    for kind, ending in endings.items():
+        if members := [arm for arm in rest if outcome(arm, results) == kind]:
+            ending = ending.replace("their intervals overlap", "its interval overlaps") if len(members) == 1 else ending
+            sentences.append(f"{_sentence_start(named(members))} {ending}.")
+    return sentences
+
+
+def _caution(results: Results) -> str:
+    return (
+        f"That says what {steps(results)} did, not that these arms never would: the smaller P is at the start, the longer"
+        " the escape takes, and a short run cannot tell a slow arm from a frozen one."
+    )
+
+
+def _sentence_start(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _listed(items: Iterable[str]) -> str:
+    *others, last = items
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,1 @@
+"""Sampling rationales: one protocol, and the Transformers and vLLM engines behind it."""

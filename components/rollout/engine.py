@@ -1,0 +1,112 @@
+"""The one protocol behind which rollouts are sampled."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+
+from components.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled completion as token ids; text exists only for people and for answer matching.
+
+    prompt_ids: the prompt, as given to the engine.
+    rationale_ids: everything up to and including the end-of-thinking marker.
+    answer_ids: what follows, with the end-of-turn token if it was sampled; empty when only rationales were asked for.
+    logprobs: the sampler's log p of every id of rationale_ids + answer_ids, in nats, forced ids included.
+    finish_reason: "stop" when the model ended its turn (or its rationale, where only that was asked for), "length" when
+        the budget ended it.
+    forced_end: how many of the last rationale_ids were forced by the budget rather than sampled; these carry no score
+        gradient.
+    """
+
+    prompt_ids: tuple[int, ...]
+    rationale_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    forced_end: int
+
+
+@dataclass(frozen=True)
+class Markers:
+    """The token ids that structure a completion, fixed by the tokenizer.
+
+    end_of_thinking: the marker that closes a rationale; one id or several.
+    end_of_turn: any of these ids ends the answer; the first is the one put behind a gold answer.
+    pad: fills batches; never a part of a rollout.
+    """
+
+    end_of_thinking: tuple[int, ...]
+    end_of_turn: tuple[int, ...]
+    pad: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample.
+
+    max_new_tokens: the most ids of rationale and answer together.
+    answer_reserve: ids kept free for the answer: a rationale that has used max_new_tokens - answer_reserve ids without
+        closing gets the end-of-thinking marker forced (the marker's ids count towards max_new_tokens).
+    seed: one seed gives one result on one machine.
+    answers: False stops every rollout behind its rationale; GARL and PAFT need no sampled answer.
+    temperature: 1 in training, or a rationale is no sample of p(z given x).
+    """
+
+    max_new_tokens: int
+    answer_reserve: int
+    seed: int
+    answers: bool = True
+    temperature: float = 1.0
+
+    @property
+    def rationale_budget(self) -> int:
+        """The most sampled ids of a rationale, a sampled end marker included."""
+        return self.max_new_tokens - self.answer_reserve
+
+
+class RolloutEngine(Protocol):
+    """A sampler that can be given new weights. Use it as a context manager."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
+        """n rollouts for each prompt, in the order of the prompts."""
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Take the trainer's weights (the items of its state_dict, tied ones included) without a restart."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def check_request(
+    prompts: Sequence[Sequence[int]], sampling: Sampling, markers: Markers, context: int | None
+) -> None:
+    """Refuse what no engine can sample.
+
+    context: the most ids of prompt and completion that the model takes; None where it knows no limit.
+
+    Raises:
+        UserError: a prompt is empty or too long, or the budget leaves no room for the marker and an answer.
+    """
+    if sampling.answer_reserve <= len(markers.end_of_thinking):
+        raise UserError(
+            f"rollout.answer_reserve = {sampling.answer_reserve} leaves no room for an answer behind the"
+            f" {len(markers.end_of_thinking)} token(s) of the end-of-thinking marker; raise it."
+        )
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompt {index} has no tokens; remove the example or give it a prompt.")
+        if context is not None and len(prompt) + sampling.max_new_tokens > context:
+            raise UserError(
+                f"prompt {index} has {len(prompt)} tokens; with rollout.max_new_tokens = {sampling.max_new_tokens} it"
+                f" exceeds the model's context of {context}: shorten the prompt or lower the budget."
+            )

@@ -1,0 +1,189 @@
+"""Rollouts from a Transformers model in this process: one static batch, its key-value cache, and a private generator.
+
+For small models it is the quickest engine, and it is the reference that vLLM is tested against.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from components.randomness import generator
+from components.rollout.engine import Markers, Rollout, Sampling, check_request
+
+
+class TransformersEngine:
+    """Samples from `model` itself: trainer and sampler may share one module, and then new weights cost nothing."""
+
+    def __init__(self, model: PreTrainedModel, markers: Markers, *, batch_rollouts: int) -> None:
+        """batch_rollouts: the most rollouts sampled at once; at least one prompt's n always is."""
+        self.model = model
+        self.markers = markers
+        self.batch_rollouts = batch_rollouts
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
+        check_request(prompts, sampling, self.markers, self.model.config.max_position_embeddings)
+        was_training = self.model.training
+        self.model.eval()
+        at_once = max(1, self.batch_rollouts // n)
+        random_numbers = generator(sampling.seed, device=self.model.device)
+        groups: list[list[Rollout]] = []
+        for first in range(0, len(prompts), at_once):
+            batch = _Batch(self.model, self.markers, prompts[first : first + at_once], n, sampling, random_numbers)
+            rollouts = batch.run()
+            groups.extend(rollouts[i : i + n] for i in range(0, len(rollouts), n))
+        self.model.train(was_training)
+        return groups
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        own = self.model.state_dict()
+        with torch.no_grad():
+            for name, tensor in weights:
+                if own[name].data_ptr() != tensor.data_ptr():
+                    own[name].copy_(tensor)
+
+    def close(self) -> None:
+        """Nothing to give back: the model belongs to the caller."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Batch:
+    """The rollouts of some prompts, one row each, sampled in step until every row has ended."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        markers: Markers,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        sampling: Sampling,
+        random_numbers: torch.Generator,
+    ) -> None:
+        self.model, self.sampling, self.random_numbers = model, sampling, random_numbers
+        self.prompts = [tuple(prompt) for prompt in prompts for _ in range(n)]
+        device, rows = model.device, len(self.prompts)
+        self.end = torch.tensor(markers.end_of_thinking, device=device)
+        self.stop = torch.tensor(markers.end_of_turn, device=device)
+        self.pad = markers.pad
+        self.ids = torch.full((rows, sampling.max_new_tokens), markers.pad, device=device)
+        self.logprobs = torch.zeros(rows, sampling.max_new_tokens, device=device)
+        self.length = torch.zeros(rows, dtype=torch.long, device=device)
+        self.rationale_length = torch.zeros_like(self.length)  # 0 while the rationale is open
+        self.force_from = torch.full_like(self.length, sampling.max_new_tokens)  # where a forced marker begins
+        self.stopped = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.rows = torch.arange(rows, device=device)  # the rollout that each row of the cache belongs to
+        self.live = torch.ones_like(self.stopped)  # per row of the cache: whether its rollout goes on
+        self._prefill(prompts, n)
+
+    def run(self) -> list[Rollout]:
+        while True:
+            tokens = self._sample()
+            finished = len(self.live) - int(self.live.sum())
+            if finished == len(self.live):
+                return self._rollouts()
+            # Dropping rows copies the cache, so it waits until a quarter of them can go.
+            if finished * 4 >= len(self.live):
+                tokens = tokens[self.live]
+                self._drop_finished()
+            self._forward(tokens)
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], n: int) -> None:
+        """Run each prompt once, padded on the left, and share its cache among its n rows."""
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self.pad)
+        mask = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        device = self.model.device
+        output = self.model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
+            past_key_values=DynamicCache(config=self.model.config),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = output.past_key_values
+        self.cache.batch_repeat_interleave(n)
+        self.mask = mask.to(device).repeat_interleave(n, 0)
+        self.position = self.mask.sum(1)
+        self.logits = output.logits[:, -1].repeat_interleave(n, 0)
+
+    def _sample(self) -> torch.Tensor:
+        """Put one more token on every live rollout: sampled, or the next id of a forced marker."""
+        logprobs = (self.logits.float() / self.sampling.temperature).log_softmax(-1)
+        tokens = torch.multinomial(logprobs.exp(), 1, generator=self.random_numbers)[:, 0]
+        rows = self.rows[self.live]
+        at = self.length[rows]
+        forced = at - self.force_from[rows]
+        next_of_marker = self.end[forced.clamp(0, len(self.end) - 1)]
+        is_forced = (forced >= 0) & (self.rationale_length[rows] == 0)
+        tokens[self.live] = torch.where(is_forced, next_of_marker, tokens[self.live])
+        self.ids[rows, at] = tokens[self.live]
+        self.logprobs[rows, at] = logprobs.gather(1, tokens[:, None])[self.live, 0]
+        self.length[rows] = at + 1
+        self.live[self.live.clone()] = ~self._ended(rows, tokens[self.live])
+        return tokens
+
+    def _ended(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Close rationales, begin to force those that must close, and tell which rollouts have ended, [rows]."""
+        length, is_open = self.length[rows], self.rationale_length[rows] == 0
+        forcing = self.force_from[rows] < length
+        last = length[:, None] + torch.arange(-len(self.end), 0, device=length.device)
+        is_marker = (last[:, 0] >= 0) & (self.ids[rows].gather(1, last.clamp(min=0)) == self.end).all(1)
+        closes = is_open & torch.where(forcing, length == self.force_from[rows] + len(self.end), is_marker)
+        self.rationale_length[rows] = torch.where(closes, length, self.rationale_length[rows])
+
+        ends_turn = torch.isin(tokens, self.stop)
+        must_close = is_open & ~closes & ~forcing & (ends_turn | (length >= self.sampling.rationale_budget))
+        self.force_from[rows] = torch.where(must_close, length, self.force_from[rows])
+        if self.sampling.answers:
+            stopped = ends_turn & ~is_open
+            ended = stopped | (length >= self.sampling.max_new_tokens)
+        else:
+            stopped, ended = closes & ~forcing, closes
+        self.stopped[rows] = stopped
+        return ended
+
+    def _drop_finished(self) -> None:
+        """Take the rows of ended rollouts out of the cache."""
+        kept = self.live.nonzero()[:, 0]
+        self.cache.batch_select_indices(kept)
+        self.mask, self.position = self.mask[kept], self.position[kept]
+        self.rows, self.live = self.rows[kept], self.live[kept]
+
+    def _forward(self, tokens: torch.Tensor) -> None:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        output = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask,
+            position_ids=self.position[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.position = self.position + 1
+        self.logits = output.logits[:, -1]
+
+    def _rollouts(self) -> list[Rollout]:
+        ids, logprobs = self.ids.tolist(), self.logprobs.tolist()
+        lengths, rationales = self.length.tolist(), self.rationale_length.tolist()
+        forced, stopped = self.force_from.tolist(), self.stopped.tolist()
+        return [
+            Rollout(
+                prompt_ids=prompt,
+                rationale_ids=tuple(ids[row][: rationales[row]]),
+                answer_ids=tuple(ids[row][rationales[row] : lengths[row]]),
+                logprobs=tuple(logprobs[row][: lengths[row]]),
+                finish_reason="stop" if stopped[row] else "length",
+                forced_end=max(0, rationales[row] - forced[row]),
+            )
+            for row, prompt in enumerate(self.prompts)
+        ]

@@ -1,0 +1,244 @@
+"""Every checkpoint a version of a registered model, without a pickle: plain files in, the same plain files out.
+
+MLflow asks for a "logged model" (the files, with parameters and metrics that can be searched) and, on top of it, a
+version of a registered model (a number, tags, aliases): https://mlflow.org/docs/latest/ml/model-registry/
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import requests
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from components.errors import UserError
+from components.tracking.store import Store, first_line, quoted
+
+STEP_TAG = "thaw.step"
+MODEL_TAG = "thaw.model_id"  # the open-source registry forgets which logged model a version was made from
+METRIC_TAG = "metric."  # a version has no metrics of its own
+REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered checkpoint.
+
+    run_id, step: where it was made; empty and None for a version that was registered by other means.
+    created: in UTC.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    run_id: str
+    step: int | None
+    created: datetime
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The registered models of a store."""
+
+    store: Store
+
+    def register(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        run_id: str,
+        step: int,
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float],
+    ) -> Version:
+        """Store the files of a folder and make them a version of the registered model `name`.
+
+        A resumed run comes past the same steps again: what was registered under this name, run and step is returned
+        as it is. The tags also become parameters of the logged model, so that the UI can filter and sort by them, and
+        the metrics are logged at `step` for the run as well.
+
+        Raises:
+            UserError: the folder holds no files, or the store is away or refuses the files.
+        """
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise UserError(f"there is no checkpoint to register in {folder}; it is missing or empty.")
+        if version := self._registered(name, run_id, step):
+            return version
+        model = self._log_model(folder, f"{name}-step-{step}", run_id, tags)
+        figures = [
+            Metric(key, value, model.creation_timestamp, step, model_id=model.model_id)
+            for key, value in metrics.items()
+        ]
+        self.store.call(self.store.client.log_batch, run_id, metrics=figures)
+        self.store.call(self.store.client.log_outputs, run_id, [LoggedModelOutput(model.model_id, step)])
+        all_tags = {
+            **tags,
+            STEP_TAG: str(step),
+            MODEL_TAG: model.model_id,
+            **{METRIC_TAG + key: repr(float(value)) for key, value in metrics.items()},
+        }
+        with self.store.lock:
+            return self.store.call(self._create_version, name, model, run_id, step, all_tags)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Let `name@alias` mean this version, and no longer the one it meant before.
+
+        Raises:
+            UserError: there is no such version, or MLflow refuses the alias: it takes letters, digits, dashes and
+                underscores, and keeps "latest" and "v" with a number to itself.
+        """
+        self.find(f"{name}/{version}")
+        try:
+            self.store.call(self.store.client.set_registered_model_alias, name, alias, str(version))
+        except MlflowException as error:
+            raise UserError(f"'{alias}' cannot be an alias of {name}: {first_line(error)}") from error
+
+    def versions(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Version]:
+        """The versions with these tags, of one registered model or of all, by name and number."""
+        conditions = [f"name = {quoted(name)}"] if name is not None else []
+        conditions += [f"tags.`{key}` = {quoted(value)}" for key, value in (tags or {}).items()]
+        return self._search(" AND ".join(conditions))
+
+    def find(self, reference: str) -> Version:
+        """The version that `NAME/VERSION` or `NAME@ALIAS` means, with or without `models:/` in front.
+
+        Raises:
+            UserError: the reference has another form, or nothing is registered under it.
+        """
+        match = REFERENCE.fullmatch(reference)
+        if match is None:
+            raise UserError(f"'{reference}' names no registered model; write NAME/VERSION or NAME@ALIAS.")
+        versions = self.versions(match["name"])
+        for version in versions:
+            if str(version.version) == match["version"] or match["alias"] in version.aliases:
+                return version
+        if not versions:
+            known = sorted({version.name for version in self.versions()})
+            raise UserError(
+                f"there is no registered model '{match['name']}'; there is {', '.join(known) or 'none at all yet'}."
+            )
+        aliases = "".join(f", @{alias}" for version in versions for alias in version.aliases)
+        raise UserError(
+            f"there is no {reference}; {match['name']} has the versions"
+            f" {versions[0].version} to {versions[-1].version}{aliases}."
+        )
+
+    def download(self, reference: str, folder: Path | None = None) -> Path:
+        """A local folder with the files of a version, ready for `from_pretrained`.
+
+        reference: as for `find`.
+        folder: where to put the files; missing or empty. Without it, a store on this machine gives its own folder,
+            which is to be read only, and a server a new temporary one, which is the caller's to remove.
+
+        Raises:
+            UserError: there is no such version, its files are gone, or the folder is in use.
+        """
+        version = self.find(reference)
+        if folder is None:
+            return self._files(version, None)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty; name a new folder for the files of {reference}.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Complete or absent: an interrupted download must not pass for a model.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as partial:
+            shutil.move(self._files(version, Path(partial)), Path(partial) / "complete")
+            (Path(partial) / "complete").replace(folder)
+        return folder
+
+    def _log_model(self, folder: Path, name: str, run_id: str, tags: Mapping[str, str]) -> LoggedModel:
+        client, call = self.store.client, self.store.call
+        model = call(
+            client.create_logged_model,
+            self.store.experiment_id,
+            name=re.sub(r"""[/:.%"']""", "-", name),
+            source_run_id=run_id,
+            params=dict(tags),
+            model_type="checkpoint",
+        )
+        try:
+            call(client.log_model_artifacts, model.model_id, str(folder))
+        except Exception as error:
+            with suppress(MlflowException):
+                client.finalize_logged_model(model.model_id, "FAILED")
+            if isinstance(error, requests.RequestException):
+                raise UserError(f"MLflow refuses the files of {folder}: {first_line(error)}") from error
+            raise
+        return call(client.finalize_logged_model, model.model_id, "READY")
+
+    def _create_version(self, name: str, model: LoggedModel, run_id: str, step: int, tags: dict[str, str]) -> Version:
+        # Looked up at every attempt: an answer that was lost on its way may have left the version behind.
+        if version := self._registered(name, run_id, step):
+            return version
+        client = self.store.client
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # The files' own address, not "models:/<id>": MLflow's SQL store looks the latter up in the tracking URI of the
+        # process instead of its own.
+        source = model.artifact_location
+        return _version(
+            client.create_model_version(name, source, run_id, tags, await_creation_for=0, model_id=model.model_id), {}
+        )
+
+    def _registered(self, name: str, run_id: str, step: int) -> Version | None:
+        found = self._search(f"name = {quoted(name)} AND run_id = {quoted(run_id)} AND tags.`{STEP_TAG}` = '{step}'")
+        return found[0] if found else None
+
+    def _search(self, filter_string: str) -> list[Version]:
+        client, call = self.store.client, self.store.call
+        page = call(client.search_model_versions, filter_string)
+        found = list(page)
+        while page.token:
+            page = call(client.search_model_versions, filter_string, page_token=page.token)
+            found += page
+        # A search leaves the aliases out; the registered model knows them.
+        aliases = {name: call(client.get_registered_model, name).aliases for name in {item.name for item in found}}
+        versions = [_version(item, aliases[item.name]) for item in found]
+        return sorted(versions, key=lambda version: (version.name, version.version))
+
+    def _files(self, version: Version, destination: Path | None) -> Path:
+        client, call = self.store.client, self.store.call
+        source = call(client.get_model_version_download_uri, version.name, str(version.version))
+        try:
+            folder = Path(
+                call(download_artifacts, source, dst_path=destination and str(destination), tracking_uri=self.store.uri)
+            )
+            if not any(folder.iterdir()):
+                raise FileNotFoundError(source)
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"the files of {version.reference} cannot be read from {source}: {first_line(error)}"
+            ) from error
+        return folder
+
+
+def _version(item: ModelVersion, aliases: Mapping[str, str]) -> Version:
+    tags = {key: value for key, value in item.tags.items() if not key.startswith(METRIC_TAG)}
+    figures = {key: float(value) for key, value in item.tags.items() if key.startswith(METRIC_TAG)}
+    return Version(
+        name=item.name,
+        version=int(item.version),
+        aliases=tuple(sorted(alias for alias, version in aliases.items() if int(version) == int(item.version))),
+        tags=tags,
+        metrics={key.removeprefix(METRIC_TAG): value for key, value in figures.items()},
+        run_id=item.run_id or "",
+        step=int(tags[STEP_TAG]) if STEP_TAG in tags else None,
+        created=datetime.fromtimestamp(item.creation_timestamp / 1000, UTC),
+    )

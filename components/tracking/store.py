@@ -1,0 +1,173 @@
+"""Where runs and checkpoints are kept: one MLflow store that many processes open at once.
+
+MLFLOW_TRACKING_URI says where. Without it everything lies in the project's folder under MLflow's own default names,
+mlflow.db and mlartifacts/, so that a plain `mlflow ui` started there shows all of it. MLflow keeps absolute paths: a
+folder that was moved shows its runs and figures, but no longer finds its artifacts.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import requests
+from alembic.util import CommandError
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.db import upgrade
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from components.errors import UserError
+
+EXPERIMENT = "thaw"
+LONGEST_PAUSE = 10.0  # seconds between two attempts
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open MLflow store and the experiment in it.
+
+    lock: held around "look it up, else make it", so that the processes of one machine make it once.
+    patience: seconds for which a store that is away or busy is tried again.
+    """
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+    lock: FileLock
+    patience: float
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call MLflow, again and again while the store is away or locked by another process.
+
+        Raises:
+            UserError: the store was away or locked for `patience` seconds.
+        """
+        deadline = time.monotonic() + self.patience
+        pause = 0.1
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except MlflowException as error:
+                if not is_outage(error):
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise UserError(
+                        f"MLflow at {shown(self.uri)} did not answer for {self.patience:g} seconds;"
+                        f" once it is back, resume. ({first_line(error)})"
+                    ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def open_store(root: Path, *, timeout: float = 30.0, patience: float = 300.0) -> Store:
+    """Open the store that MLFLOW_TRACKING_URI names, else the SQLite store in `root`, which is made at the first call.
+
+    timeout: seconds to wait for a server's first answer; a server that was started at the same moment needs about ten.
+    patience: seconds for which later calls bear with a store that is away or busy.
+
+    Raises:
+        UserError: no server answers, or the store cannot be used.
+    """
+    root = root.resolve()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    remote = uri.startswith(("http://", "https://"))
+    if remote:
+        _wait_for_server(uri, timeout)
+        # By default MLflow's client sleeps for up to two minutes between its own seven attempts; `Store.call` is
+        # quicker to notice that the server is back.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        lock = FileLock(root / "mlflow.db.lock")
+        with lock:
+            client = _client(uri)
+            experiment_id = _experiment_id(client, None if remote else root / "mlartifacts" / EXPERIMENT)
+    except OSError as error:
+        raise UserError(f"the folder {root}, which is to hold MLflow's files, cannot be written: {error}.") from error
+    except (MlflowException, SQLAlchemyError, CommandError) as error:
+        raise UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from error
+    return Store(client, uri, experiment_id, lock, patience)
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the store is away, overloaded or locked, and the same call may succeed a little later."""
+    if not isinstance(error, MlflowException):
+        return False
+    # A lost connection reaches us as a plain MlflowException without a code of its own.
+    lost = error.error_code == "INTERNAL_ERROR" and str(error).startswith("API request to http")
+    return lost or error.error_code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message, without the password that a URI in it may carry."""
+    return shown(next(iter(str(error).strip().splitlines()), type(error).__name__))
+
+
+def shown(text: str) -> str:
+    """A URI, or a text with URIs in it, without user names and passwords."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def quoted(text: str) -> str:
+    """A value in a search filter; MLflow's filters know both quotes, but no way to escape one.
+
+    Raises:
+        UserError: the text holds both quotes.
+    """
+    if "'" in text and '"' in text:
+        raise UserError(f"MLflow cannot search for {text}, which holds both kinds of quotes; leave one of them out.")
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _wait_for_server(uri: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            # Any answer will do, even a refusal: it shows that someone listens, and MLflow's client says the rest.
+            requests.get(f"{uri.rstrip('/')}/health", timeout=max(0.1, deadline - time.monotonic()))
+            return
+        except requests.exceptions.SSLError:
+            return
+        except requests.RequestException as error:
+            if not isinstance(error, (requests.ConnectionError, requests.Timeout)) or time.monotonic() + 0.5 > deadline:
+                raise UserError(
+                    f"no MLflow server answers at {shown(uri)}; start it, correct MLFLOW_TRACKING_URI,"
+                    " or unset it to use mlflow.db in the project's folder."
+                ) from error
+        time.sleep(0.5)
+
+
+def _client(uri: str) -> MlflowClient:
+    try:
+        return MlflowClient(tracking_uri=uri)  # makes the tables of a new store
+    except MlflowException:
+        if not uri.startswith("sqlite:"):
+            raise
+        # The store may be that of an older MLflow. A shared database is for its owner to upgrade, this one is ours.
+        upgrade.main([uri], standalone_mode=False)
+        return MlflowClient(tracking_uri=uri)
+
+
+def _experiment_id(client: MlflowClient, artifacts: Path | None) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=None if artifacts is None else str(artifacts))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = client.get_experiment_by_name(EXPERIMENT)  # another machine was first
+    assert experiment is not None
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"the MLflow experiment '{EXPERIMENT}' was deleted; bring it back with"
+            f" `mlflow experiments restore --experiment-id {experiment.experiment_id}`."
+        )
+    return experiment.experiment_id

@@ -1,0 +1,1 @@
+"""The on-policy loop on DeepSpeed, and its checkpoints."""

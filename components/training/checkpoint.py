@@ -1,0 +1,89 @@
+"""What a run needs to go on after it was killed, written so that a half-written one is never read."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.errors import UserError
+
+
+@dataclass
+class RunState:
+    """Where a run is. Random states are not part of it: every seed is derived from the run's seed and the step."""
+
+    identity: dict[str, Any]  # what must be the same for the run to go on: settings, arm, seed, data, base model
+    step: int = 0  # updates done
+    best_step: int = 0
+    best_score: float = -1.0  # validation maj@k of the best step, a fraction of 1
+    mlflow_run_id: str | None = None
+    wall_seconds: float = 0.0
+    curves: list[dict[str, float]] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)  # step to registered model version
+
+
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a folder that appears under its name only when it is complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def save_state(root: Path, state: RunState, save_trainer: Callable[[Path], object]) -> None:
+    """Write root/step-N and then remove the states before it."""
+
+    def write(folder: Path) -> None:
+        save_trainer(folder)
+        (folder / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
+
+    write_folder(root / f"step-{state.step}", write)
+    for older in root.iterdir():
+        if older.name != f"step-{state.step}":
+            shutil.rmtree(older)
+
+
+def find_state(root: Path) -> Path | None:
+    """The folder of the latest complete state, if there is one."""
+    complete = [path for path in root.glob("step-*") if path.suffix != ".partial"]
+    return max(complete, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+def load_state(folder: Path, identity: dict[str, Any]) -> RunState:
+    """Read a state and make sure that it belongs to the run that wants to go on.
+
+    Raises:
+        UserError: it was written by a run of other settings, other data or another base model; the differences are named.
+    """
+    state = RunState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+    refuse_other(state.identity, identity, folder)
+    return state
+
+
+def refuse_other(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """Raise a UserError that names every difference between two runs' identities, if there is one."""
+    before, now = _flat(found), _flat(wanted)
+    differences = [
+        f"{name}: {before.get(name)} there, {now.get(name)} now"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{folder} belongs to another run ({'; '.join(differences)}); take another --out or delete that folder."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

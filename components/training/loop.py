@@ -1,0 +1,266 @@
+"""Training one arm: sample rationales, weigh them, update, validate, keep; killed at any moment it can go on."""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.config import Arm, Settings
+from components.data.digest import dvc_md5
+from components.data.example import Example
+from components.data.prepare import example, load_split
+from components.evaluation.answers import exact_match
+from components.evaluation.evaluate import evaluate
+from components.policy.model import Codec, load_model, load_tokenizer, save_policy
+from components.progress import progress, say
+from components.randomness import derive_seed, generator
+from components.rollout.engine import Rollout, RolloutEngine, Sampling
+from components.rollout.open import open_engine
+from components.tracking.runs import Run, Tracker
+from components.training.checkpoint import (
+    RunState,
+    find_state,
+    load_state,
+    refuse_other,
+    save_state,
+    write_folder,
+)
+from components.training.trainer import Group, Trainer
+
+RECORD = "train.json"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a finished run leaves behind in train.json."""
+
+    identity: dict[str, Any]
+    arm: str
+    seed: int
+    steps: int
+    best_step: int
+    validation: float  # maj@k of the best step, a fraction of 1
+    wall_seconds: float
+    mlflow_run_id: str
+    model_name: str
+    model_version: int  # the registered version of the best step
+
+
+def train(
+    settings: Settings, arm: Arm, seed: int, *, data: Path, base: Path, out: Path, tracker: Tracker
+) -> TrainingRecord:
+    """Train one arm and leave its best checkpoint, by validation maj@k, in out/final.
+
+    Run again on the same `out` it goes on where it was, or does nothing if it had finished.
+
+    data: the folder that prepare wrote. base: the Hugging Face folder of the base model.
+    out: gets checkpoints/step-N and final (Hugging Face folders), curves.csv and train.json; state/ while it runs.
+
+    Raises:
+        UserError: `out` holds a run of other settings, other data or another base model.
+    """
+    identity = _identity(settings, arm, seed, data, base)
+    if (out / RECORD).exists():
+        record = TrainingRecord(**json.loads((out / RECORD).read_text(encoding="utf-8")))
+        refuse_other(record.identity, identity, out)
+        return record
+    run_of_arm = _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out)
+    return run_of_arm.run(tracker)
+
+
+def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:
+    return {
+        "settings": settings.model_dump(mode="json", exclude={"arms", "seeds", "sweep", "teaching"}),
+        "arm": arm.name,
+        "seed": seed,
+        "data": dvc_md5(data),
+        "base": dvc_md5(base),
+    }
+
+
+class _ArmRun:
+    """The parts of one run, put together once, and the loop over its steps."""
+
+    def __init__(
+        self, settings: Settings, arm: Arm, seed: int, identity: dict[str, Any], *, data: Path, base: Path, out: Path
+    ) -> None:
+        torch.set_num_threads(settings.compute.threads)
+        torch.manual_seed(derive_seed(seed, "global"))
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.settings, self.arm, self.seed = settings, arm, seed
+        self.data, self.base, self.out = data, base, out
+        self.model_name = f"thaw-{settings.task.name}"
+        self.examples = load_split(data, "train")
+        self.validation = [example(row) for row in load_split(data, "validation")]
+        self.tokenizer = load_tokenizer(base)
+        self.codec = Codec(self.tokenizer, settings.model, chat=settings.task.start == "warm")
+        # DeepSpeed before the engine: in the other order vLLM would take the process group for its own.
+        self.policy = load_model(base, dtype=settings.model.dtype)
+        self.trainer = Trainer(self.policy, arm, settings.train, seed=seed)
+        self.state = RunState(identity)
+        found = find_state(out / "state")
+        if found is not None:
+            self.state = load_state(found, identity)
+            self.trainer.load(found)
+
+    def run(self, tracker: Tracker) -> TrainingRecord:
+        steps = range(self.state.step, self.settings.train.steps)
+        markers = self.codec.markers
+        with self._tracked(tracker) as run, open_engine(self.settings, self.policy, self.base, markers) as engine:
+            for step in progress(steps, f"train {self.arm.name} seed {self.seed}"):
+                started = time.perf_counter()
+                metrics, speed = self._step(engine, step)
+                if (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.settings.train.steps:
+                    metrics |= self._validate(engine, run, step + 1)
+                self.state.curves.append({"step": step + 1, **metrics})
+                self.state.wall_seconds += time.perf_counter() - started
+                run.metrics(step + 1, metrics | speed)
+                if str(step + 1) in self.state.versions:
+                    run.flush()
+                    save_state(self.out / "state", self.state, self.trainer.save)
+            record = self._finish(run)
+        self.trainer.close()
+        return record
+
+    def _tracked(self, tracker: Tracker) -> Run:
+        """The MLflow run of this arm and seed: a new one, or the one that was interrupted."""
+        settings, identity = self.settings, self.state.identity
+        parent = tracker.sweep(
+            f"{settings.task.name}-{settings.task.start}", settings.digest(without=("arms", "seeds", "sweep"))
+        )
+        run = tracker.run(
+            f"{self.arm.name}-seed{self.seed}",
+            parent=parent,
+            params=identity | {"method": self.arm.method.value, "q": self.arm.q},
+            tags=self._tags(),
+            resume=self.state.mlflow_run_id,
+        )
+        if self.state.mlflow_run_id is None:
+            run.dataset(settings.task.name, str(self.data), identity["data"])
+        self.state.mlflow_run_id = run.id
+        return run
+
+    def _tags(self) -> dict[str, str]:
+        """What runs and model versions are found and compared by."""
+        return {
+            "estimator": self.arm.method.value,
+            "q": "none" if self.arm.q is None else f"{self.arm.q:g}",
+            "task": self.settings.task.name,
+            "start": self.settings.task.start,
+            "seed": str(self.seed),
+            "data_md5": self.state.identity["data"],
+        }
+
+    def _step(self, engine: RolloutEngine, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """One step of training; what it measured, and how fast it was."""
+        rollout, group_size = self.settings.rollout, self.settings.rollout.group_size
+        started = time.perf_counter()
+        engine.load_weights(self.policy.state_dict().items())
+        examples = self._draw_examples(step)
+        sampling = Sampling(
+            max_new_tokens=rollout.max_new_tokens,
+            answer_reserve=rollout.answer_reserve,
+            seed=derive_seed(self.seed, "rollout", step),
+            answers=self.arm.samples_answers,
+        )
+        rollouts = engine.generate([self.codec.prompt(item.prompt) for item in examples], group_size, sampling)
+        sampled = time.perf_counter()
+        groups = [self._group(item, members) for item, members in zip(examples, rollouts, strict=True)]
+        metrics = self.trainer.update(groups, step).metrics() | _rollout_metrics(rollouts)
+        finished = time.perf_counter()
+        tokens = sum(len(member.logprobs) for members in rollouts for member in members)
+        return metrics, {
+            "speed/rollout_seconds": sampled - started,
+            "speed/update_seconds": finished - sampled,
+            "speed/tokens_per_second": tokens / (finished - started),
+        }
+
+    def _draw_examples(self, step: int) -> list[Example]:
+        """The examples of a step: every epoch is a new permutation of the training split."""
+        size, batch = len(self.examples), self.settings.train.groups_per_step
+        positions = range(step * batch, (step + 1) * batch)
+        epochs = {position // size for position in positions}
+        orders = {epoch: torch.randperm(size, generator=generator(self.seed, "order", epoch)) for epoch in epochs}
+        return [example(self.examples[int(orders[p // size][p % size])]) for p in positions]
+
+    def _group(self, item: Example, rollouts: list[Rollout]) -> Group:
+        prompt = rollouts[0].prompt_ids
+        if not self.arm.samples_answers:
+            gold = self.codec.gold_answer(item.answers[0])
+            return Group(prompt, rollouts, answers=[gold] * len(rollouts), reward=None)
+        reward = [
+            float(rollout.finish_reason == "stop" and exact_match(self.codec.answer_text(rollout.answer_ids), item.answers))
+            for rollout in rollouts
+        ]
+        return Group(prompt, rollouts, answers=[rollout.answer_ids for rollout in rollouts], reward=reward)
+
+    def _validate(self, engine: RolloutEngine, run: Run, step: int) -> dict[str, float]:
+        """Score the validation split, keep the checkpoint, register it; the best one so far gets to be final."""
+        engine.load_weights(self.policy.state_dict().items())
+        result = evaluate(
+            engine,
+            self.codec,
+            self.validation,
+            self.settings.task.name,
+            self.settings.rollout,
+            self.settings.evaluation,
+            description="validate",
+        )
+        folder = self.out / "checkpoints" / f"step-{step}"
+        write_folder(folder, lambda partial: save_policy(self.policy, self.tokenizer, partial))
+        figures = {f"validation/{name}": value for name, value in result.figures().items()}
+        version = run.register(folder, self.model_name, step=step, tags=self._tags(), metrics=figures)
+        self.state.step = step
+        self.state.versions[str(step)] = version.version
+        # Of equal scores the later one: it has learned from more.
+        if result.maj_at_k.value >= self.state.best_score:
+            self.state.best_step, self.state.best_score = step, result.maj_at_k.value
+        say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
+        return figures
+
+    def _finish(self, run: Run) -> TrainingRecord:
+        """Put the best checkpoint into final, write the record and the curves, and drop the resume state."""
+        state = self.state
+        best = self.out / "checkpoints" / f"step-{state.best_step}"
+        write_folder(self.out / "final", lambda partial: shutil.copytree(best, partial, dirs_exist_ok=True))
+        _write_curves(self.out / "curves.csv", state.curves)
+        version = state.versions[str(state.best_step)]
+        record = TrainingRecord(
+            identity=state.identity,
+            arm=self.arm.name,
+            seed=self.seed,
+            steps=self.settings.train.steps,
+            best_step=state.best_step,
+            validation=state.best_score,
+            wall_seconds=state.wall_seconds,
+            mlflow_run_id=run.id,
+            model_name=self.model_name,
+            model_version=version,
+        )
+        (self.out / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(self.out / "state")
+        return record
+
+
+def _rollout_metrics(rollouts: Sequence[Sequence[Rollout]]) -> dict[str, float]:
+    flat = [rollout for members in rollouts for rollout in members]
+    return {
+        "rollout/rationale_length": sum(len(rollout.rationale_ids) for rollout in flat) / len(flat),
+        "rollout/forced_share": sum(rollout.forced_end > 0 for rollout in flat) / len(flat),
+    }
+
+
+def _write_curves(path: Path, curves: Iterable[Mapping[str, float]]) -> None:
+    """One line a step; figures that a step does not have (validation, between validations) are left empty."""
+    rows = list(curves)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,262 @@
+"""The command line: every step by hand, and the sweep that runs them all.
+
+Heavy libraries are imported by the command that needs them, so that `thaw --help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.config import Arm, Settings, load_settings
+from components.errors import UserError
+
+app = typer.Typer(
+    name="thaw",
+    help="Thaw a reasoning model that is stuck in a cold start.\n\n"
+    "[bold]thaw sweep[/bold] runs everything params.yaml describes and reports it; the other commands are its steps, "
+    "one by one. Settings come from params.yaml: --params takes another file, --set train.steps=20 changes one.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Params = Annotated[Path, typer.Option("--params", help="The settings file.", show_default=True)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting; may be repeated.")
+]
+ArmOption = Annotated[
+    str | None,
+    typer.Option("--arm", help="The estimator and its q: grpo, garl-q0.75, garl-debiased-q1, paft-q0.75, ..."),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="The folder `thaw prepare` wrote; made where it is missing.")
+]
+Base = Annotated[Path | None, typer.Option("--base", help="The base model's folder; made where it is missing.")]
+
+PARAMS = Path("params.yaml")
+BUILD = Path("build")
+
+
+@app.command()
+def sweep(
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+    name: Annotated[
+        str | None, typer.Option(help="The folder under experiments/ for changed settings; named by them otherwise.")
+    ] = None,
+) -> None:
+    """Train every arm with every seed, evaluate, report; only what is stale is run.
+
+    With params.yaml as it is, the sweep is the project's own DVC build in build/. Other settings (--params, --set) get
+    an experiment folder with a params.yaml, a dvc.yaml and a build of its own, so that neither wipes the other.
+
+    [dim]thaw sweep --set seeds=[0,1,2,3,4]          five seeds of every arm
+    thaw sweep --set arms=[grpo,garl-q0.9]      other arms
+    thaw sweep --set task.start=colder          a colder start[/dim]
+    """
+    from tasks.workspace import open_workspace
+
+    settings = load_settings(params, overrides or [])
+    folder = open_workspace(settings, params, overrides or [], name)
+    _quiet_prefect()
+    from flows.sweep import q_sweep
+
+    q_sweep(folder)
+    _show_results(settings, folder)
+
+
+@app.command()
+def prepare(
+    out: Annotated[Path, typer.Option(help="Where the splits go.")] = BUILD / "data",
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Read the raw files of a task and write its training, validation and test splits."""
+    from tasks.inputs import make_data
+
+    found = make_data(load_settings(params, overrides or []), out)
+    for split, facts in found.items():
+        skipped = ", ".join(f"{count} {reason}" for reason, count in facts["skipped"].items())
+        typer.echo(f"{split}: {facts['final']} examples from {facts['file']}" + (f"; left out: {skipped}" if skipped else ""))
+
+
+@app.command()
+def base(
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = BUILD / "base",
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Fetch the base model, or teach the embedded one, into a Hugging Face folder."""
+    from tasks.inputs import make_base
+
+    make_base(load_settings(params, overrides or []), out)
+    typer.echo(f"base model: {out}")
+
+
+@app.command()
+def probe(
+    data: Data = None,
+    base: Base = None,
+    out: Annotated[Path, typer.Option(help="Where probe.json goes.")] = BUILD / "probe",
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Ask whether RL would stall: how often is the base model right (p0), and would GRPO see any signal?"""
+    settings = load_settings(params, overrides or [])
+    from components.probe import probe as run_probe
+    from tasks.inputs import find_base, find_data
+
+    found = run_probe(
+        settings, data=find_data(settings, data, BUILD, out), base=find_base(settings, base, BUILD, out), out=out
+    )
+    k = settings.evaluation.samples
+    typer.echo(
+        f"P of {found.examples} training examples: mean {found.p0['mean']:.2g}, median {found.p0['median']:.2g}\n"
+        f"groups in which GRPO would see unequal rewards: {found.grpo_groups_with_signal:.1%}\n"
+        f"held-out maj@{k} of the base model: {found.base[f'maj_at_{k}']:.1%}"
+    )
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run again on the same folder, it goes on where it was.")],
+    arm: ArmOption = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the first of `seeds`.")] = None,
+    data: Data = None,
+    base: Base = None,
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Train one arm with one seed; the result is the Hugging Face folder OUT/final, the best checkpoint by validation.
+
+    [dim]thaw train --arm garl-q0.75 --out runs/mine --set train.steps=20[/dim]
+    """
+    settings = load_settings(params, overrides or [])
+    chosen = _arm(settings, arm)
+    from components.tracking.runs import connect
+    from components.training.loop import train as run_training
+    from tasks.inputs import find_base, find_data
+    from tasks.workspace import project_root
+
+    record = run_training(
+        settings,
+        chosen,
+        settings.seeds[0] if seed is None else seed,
+        data=find_data(settings, data, BUILD, out),
+        base=find_base(settings, base, BUILD, out),
+        out=out,
+        tracker=connect(project_root()),
+    )
+    typer.echo(
+        f"{out / 'final'}: step {record.best_step} of {record.steps}, validation"
+        f" maj@{settings.evaluation.samples} {record.validation:.1%}, {record.model_name}/{record.model_version} in MLflow"
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A Hugging Face folder, or a registered version: NAME/3, NAME@ALIAS.")],
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="Where evaluation.json and the samples go.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Score a model on held-out problems: p@1, p@k, maj@k, with 95% bootstrap intervals."""
+    settings = load_settings(params, overrides or [])
+    from tasks.evaluation import evaluate_model
+    from tasks.inputs import find_data
+
+    out = out or BUILD / "evaluations" / model.replace("/", "-")
+    figures = evaluate_model(settings, model, data=find_data(settings, data, BUILD, out), split=split, out=out)
+    _show_figures(figures, settings.evaluation.samples)
+    typer.echo(f"every sample is in {out / 'samples.jsonl'}")
+
+
+@app.command()
+def report(
+    build: Annotated[Path, typer.Option(help="The build with train, evaluate and probe.")] = BUILD,
+    out: Annotated[Path, typer.Option(help="Where index.html and results.json go.")] = BUILD / "report",
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Put the results of a sweep on one page, and into results.json."""
+    settings = load_settings(params, overrides or [])
+    from components.report.page import write_report
+
+    write_report(build, settings.arm_names, settings.seeds, out)
+    typer.echo(f"report: {out / 'index.html'}")
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Registered versions, NAME/3 or NAME@ALIAS; all of them if none is named.")
+    ] = None,
+) -> None:
+    """Compare registered checkpoints: their figures with intervals, from the MLflow registry.
+
+    [dim]thaw compare                                every registered checkpoint
+    thaw compare thaw-skills/3 thaw-skills/21   these two[/dim]
+    """
+    from rich.console import Console
+
+    from components.tracking.runs import connect
+    from tasks.registry import comparison_table
+    from tasks.workspace import project_root
+
+    Console().print(comparison_table(connect(project_root()).registry, models or []))
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one sentence, everything else a traceback."""
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+def _arm(settings: Settings, name: str | None) -> Arm:
+    if name is None and len(settings.arms) > 1:
+        raise UserError(f"name the arm to train with --arm, for example --arm {settings.arms[-1]}.")
+    return Arm.parse(settings.with_arm(name or settings.arms[0]).arms[0])
+
+
+def _quiet_prefect() -> None:
+    """Before Prefect is imported: lines that name the step and what it says, and nothing sent anywhere."""
+    line = "%(asctime)s | {} | %(message)s"
+    for name, value in {
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": line.format("%(flow_name)s"),
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": line.format("%(task_run_name)s"),
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _show_results(settings: Settings, folder: Path) -> None:
+    from rich.console import Console
+
+    from components.report.results import collect, results_table
+
+    console = Console()
+    console.print(results_table(collect(folder / BUILD, settings.arm_names, settings.seeds)))
+    console.print(f"report    {folder / BUILD / 'report' / 'index.html'}", soft_wrap=True)
+    console.print("runs      mlflow ui     (every checkpoint is in its model registry)")
+    console.print("models    thaw compare")
+
+
+def _show_figures(figures: dict[str, float], k: int) -> None:
+    for name in ("p_at_1", f"p_at_{k}", f"maj_at_{k}", "exact_at_1"):
+        typer.echo(f"{name:>10}  {figures[name]:6.1%}  [{figures[name + '_low']:.1%}, {figures[name + '_high']:.1%}]")
+
+
+if __name__ == "__main__":
+    main()

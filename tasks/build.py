@@ -1,0 +1,102 @@
+"""DVC decides what is stale and records what was built; the stage's own command runs between the two, unlocked.
+
+So several stages can run side by side, and a later `dvc repro` finds nothing to do. `dvc repro` itself would hold its
+lock for as long as a stage runs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.stage.cache import RunCacheNotFoundError
+from filelock import FileLock
+
+from components.errors import UserError
+from tasks.workspace import project_root
+
+
+@dataclass(frozen=True)
+class StaleStage:
+    """A stage that has to be run, and what it was going to be built from."""
+
+    name: str
+    command: str
+    inputs: dict[str, Any]
+
+
+class Build:
+    """The DVC stages of one folder; safe to use from several threads and processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self._lock = FileLock(project_root(self.folder) / ".dvc" / "tmp" / "thaw.lock")
+
+    def stages(self) -> list[str]:
+        """The names of all stages, those of a matrix one by one."""
+        with self._stages() as load:
+            return [stage.name for stage in load()]
+
+    def begin(self, name: str) -> StaleStage | None:
+        """What to run for a stage; None where its outputs are up to date, or are now, from DVC's cache of runs.
+
+        As in `dvc repro`, the outputs of a stage that will run are removed first.
+
+        Raises:
+            UserError: a dependency of the stage does not exist, or dvc.yaml is broken.
+        """
+        with self._stages() as load:
+            [stage] = load(name)
+            missing = [str(dep) for dep in stage.deps if not dep.exists]
+            if missing:
+                raise UserError(f"stage {name} needs {', '.join(missing)}, which does not exist; `dvc pull` or make it.")
+            if not stage.changed():
+                return None
+            stage.remove_outs(ignore_remove=False, force=False)
+            try:
+                stage.repo.stage_cache.restore(stage)
+            except RunCacheNotFoundError:
+                stage.save_deps()
+                return StaleStage(name, stage.cmd, _inputs(stage))
+            _record(stage)
+            return None
+
+    def commit(self, built: StaleStage) -> None:
+        """Record a stage whose command has ended well.
+
+        Raises:
+            UserError: something the stage depends on was changed while it ran, so nobody knows what it was built from.
+        """
+        with self._stages() as load:
+            [stage] = load(built.name)
+            stage.save_deps()
+            now = _inputs(stage)
+            changed = sorted(path for path in built.inputs | now if built.inputs.get(path) != now.get(path))
+            if changed:
+                raise UserError(
+                    f"{', '.join(changed)} changed while stage {built.name} ran, so its result was not recorded; run again."
+                )
+            _record(stage)
+
+    @contextmanager
+    def _stages(self) -> Iterator[Any]:
+        """A function that loads the stages of this folder, under DVC's lock; a fresh look at the files every time."""
+        with self._lock, Repo(str(self.folder)) as repo:
+            try:
+                with repo.lock:
+                    yield lambda name=None: list(repo.stage.load_all(str(self.folder / "dvc.yaml"), name))
+            except DvcException as error:
+                raise UserError(f"DVC in {self.folder}: {' '.join(str(error).split())}") from error
+
+
+def _inputs(stage: Any) -> dict[str, Any]:
+    return {str(dep): dep.hash_info.value if dep.hash_info else None for dep in stage.deps} | {"the command": stage.cmd}
+
+
+def _record(stage: Any) -> None:
+    stage.save()
+    stage.commit()
+    stage.dump(update_pipeline=False)

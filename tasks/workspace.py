@@ -1,0 +1,65 @@
+"""Where a build lives: the project itself, or a folder under experiments/ with settings of its own."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from components.config import Settings
+from components.errors import UserError
+
+EXPERIMENTS = "experiments"
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The folder with .dvc at or above `start` (the working directory); the working directory itself where none is.
+
+    MLflow's default store lies there, so that a project's experiments share one registry.
+    """
+    start = (start or Path.cwd()).resolve()
+    return next((folder for folder in (start, *start.parents) if (folder / ".dvc").is_dir()), start)
+
+
+def open_workspace(settings: Settings, params: Path, overrides: Sequence[str], name: str | None) -> Path:
+    """The folder whose build has these settings: the project for its own params.yaml, an experiment for any other.
+
+    An experiment is a folder with params.yaml and dvc.yaml; opening it again finds its build as it was left. It
+    shares DVC's cache, the data and the MLflow store with the project, and can be committed to git like any code.
+
+    Raises:
+        UserError: this is no Thaw project, or `name` is no folder name.
+    """
+    root = project_root()
+    if not (root / "dvc.yaml").is_file():
+        raise UserError(f"{root} has no dvc.yaml; a sweep runs inside a clone of the project.")
+    if name is None and not overrides and params.resolve() == root / "params.yaml":
+        return root
+    name = name or _name(settings, params)
+    if Path(name).name != name:
+        raise UserError(f"--name {name}: write a plain folder name, it goes below {EXPERIMENTS}/.")
+    folder = root / EXPERIMENTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    content = settings.model_dump(mode="json")
+    content["task"]["path"] = _reach(folder, Path(settings.task.path).resolve(), root)
+    if (local := Path(settings.model.name)).is_dir():
+        content["model"]["name"] = _reach(folder, local.resolve(), root)
+    _write_if_changed(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False))
+    pipeline = (root / "dvc.yaml").read_text(encoding="utf-8").replace("- code: .\n", "- code: ../..\n")
+    _write_if_changed(folder / "dvc.yaml", pipeline)
+    return folder
+
+
+def _name(settings: Settings, params: Path) -> str:
+    stem = "" if params.stem == "params" else f"{params.stem}-"
+    return f"{stem}{settings.task.name}-{settings.task.start}-{settings.digest()}"
+
+
+def _reach(folder: Path, target: Path, root: Path) -> str:
+    """A path that `folder` can use: relative inside the project, so that the project can move, else absolute."""
+    return os.path.relpath(target, folder) if target.is_relative_to(root) else str(target)
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")

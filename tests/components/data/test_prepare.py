@@ -1,0 +1,265 @@
+"""From raw files to splits: which examples go where, what is written, and what it costs."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config import TaskSettings
+from components.data.example import Example
+from components.data.prepare import SPLITS, example, load_split, prepare
+from components.data.skills import generate
+from components.errors import UserError
+
+SAMPLES = os.environ.get("THAW_SAMPLES")
+ROOT = Path(__file__).parents[3]
+
+
+def settings(name: str, path: Path, **others: Any) -> TaskSettings:
+    fields = {"start": "cold", "train": None, "validation": None, "test": None, "seed": 0} | others
+    return TaskSettings.model_validate({"name": name, "path": str(path), **fields})
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rows(first: int, last: int, **others: Any) -> list[dict[str, Any]]:
+    return [{"id": f"i{n}", "prompt": f"question {n}", "answer": f"{n}"} | others for n in range(first, last)]
+
+
+def examples(out: Path, split: str) -> list[Example]:
+    return [example(row) for row in load_split(out, split).to_list()]
+
+
+def ids(out: Path, split: str) -> set[str]:
+    return {example.id for example in examples(out, split)}
+
+
+def finqa_item(page: int, number: int) -> dict[str, Any]:
+    return {
+        "pre_text": [f"page {page} ."],
+        "post_text": ["the end ."],
+        "filename": f"page_{page}.pdf",
+        "table": [["x", "1"]],
+        "qa": {"question": f"what is {number}?", "answer": str(number)},
+        "id": f"page_{page}.pdf-{number}",
+    }
+
+
+def test_published_splits_are_kept_as_they_are(tmp_path: Path) -> None:
+    for name, first in (("train", 0), ("validation", 100), ("test", 200)):
+        write_lines(tmp_path / f"{name}.jsonl", rows(first, first + 30))
+    report = prepare(settings("jsonl", tmp_path), tmp_path / "out")
+    for name, first in (("train", 0), ("validation", 100), ("test", 200)):
+        assert examples(tmp_path / "out", name) == [
+            Example(f"i{n}", f"question {n}", (str(n),), f"i{n}") for n in range(first, first + 30)
+        ]
+    assert report == json.loads((tmp_path / "out/report.json").read_text())
+    assert report["validation"] == {
+        "file": "validation.jsonl",
+        "present": 30,
+        "loaded": 30,
+        "skipped": {},
+        "duplicates": 0,
+        "taken": 30,
+        "shared": {},
+        "final": 30,
+        "prompt_characters": {"min": 12, "median": 12, "max": 12},
+    }
+
+
+def test_missing_validation_is_carved_from_training(tmp_path: Path) -> None:
+    generate(tmp_path, train=300, test=20)
+    report = prepare(settings("skills", tmp_path, validation=50), tmp_path / "out")
+    assert [report[name]["final"] for name in SPLITS] == [250, 50, 20]
+    assert not ids(tmp_path / "out", "train") & ids(tmp_path / "out", "validation")
+    report = prepare(settings("skills", tmp_path), tmp_path / "out")
+    assert [report[name]["final"] for name in SPLITS] == [270, 30, 20]
+
+
+def test_missing_test_is_half_of_dev_and_pages_stay_whole(tmp_path: Path) -> None:
+    dev = [finqa_item(page, number) for page in range(40) for number in range(3)]
+    (tmp_path / "train.json").write_text(json.dumps([finqa_item(page, 0) for page in range(100, 110)]))
+    (tmp_path / "dev.json").write_text(json.dumps(dev))
+    report = prepare(settings("finqa", tmp_path), tmp_path / "out")
+    assert (report["validation"]["final"], report["test"]["final"]) == (60, 60)
+    pages = [{example.group for example in examples(tmp_path / "out", split)} for split in ("validation", "test")]
+    assert not pages[0] & pages[1]
+    assert len(pages[0] | pages[1]) == 40
+
+
+def test_training_gives_way_to_whatever_test_and_validation_share_with_it(tmp_path: Path) -> None:
+    train = [
+        *rows(0, 6),
+        {"id": "i101", "prompt": "another text", "answer": "x"},
+        {"id": "other", "prompt": "question 102", "answer": "x"},
+        {"id": "one", "prompt": "one more", "answer": "x", "group": "page"},
+        {"id": "seen", "prompt": "question 200", "answer": "x"},
+    ]
+    write_lines(tmp_path / "train.jsonl", train)
+    write_lines(tmp_path / "validation.jsonl", [*rows(200, 203), *rows(103, 104)])
+    write_lines(tmp_path / "test.jsonl", [*rows(101, 104), {"prompt": "two", "answer": "y", "group": "page"}])
+    report = prepare(settings("jsonl", tmp_path), tmp_path / "out")
+    assert ids(tmp_path / "out", "train") == {f"i{n}" for n in range(6)}
+    assert ids(tmp_path / "out", "validation") == {"i200", "i201", "i202"}
+    assert report["train"]["shared"] == {"group": 1, "id": 1, "prompt": 2}
+    assert report["validation"]["shared"] == {"prompt": 1}
+    for name in SPLITS:
+        split = report[name]
+        assert split["present"] == split["loaded"] + split["duplicates"] + sum(split["skipped"].values())
+        assert split["final"] == split["taken"] - sum(split["shared"].values())
+
+
+def test_an_item_outside_the_test_limit_is_still_no_training_item(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", rows(0, 40))
+    write_lines(tmp_path / "test.jsonl", rows(20, 60))
+    prepare(settings("jsonl", tmp_path, test=1), tmp_path / "out")
+    assert not ids(tmp_path / "out", "train") & {f"i{n}" for n in range(20, 60)}
+
+
+def test_damage_and_repetition_are_reported(tmp_path: Path) -> None:
+    items: list[Any] = [finqa_item(page, 0) for page in range(8)]
+    items += [items[0], 7, finqa_item(20, 0) | {"table": []}]
+    (tmp_path / "train.json").write_text(json.dumps(items)[:-1] + ', {"pre_text": ["cut')
+    (tmp_path / "dev.json").write_text(json.dumps([finqa_item(page, 0) for page in range(30, 34)]))
+    report = prepare(settings("finqa", tmp_path), tmp_path / "out")["train"]
+    assert (report["present"], report["loaded"], report["duplicates"], report["final"]) == (12, 8, 1, 8)
+    assert report["skipped"] == {"broken JSON": 1, "no JSON object": 1, "no table": 1}
+
+
+def test_limits_keep_a_seeded_choice_in_the_order_of_the_file(tmp_path: Path) -> None:
+    generate(tmp_path, train=200, test=100)
+    chosen = {}
+    for seed, limit in ((0, 20), (0, 40), (1, 20)):
+        prepare(settings("skills", tmp_path, train=limit, validation=10, test=5, seed=seed), tmp_path / "out")
+        assert [len(ids(tmp_path / "out", name)) for name in SPLITS] == [limit, 10, 5]
+        chosen[seed, limit] = ids(tmp_path / "out", "train")
+    assert chosen[0, 20] < chosen[0, 40]
+    assert chosen[0, 20] != chosen[1, 20]
+    order = [json.loads(line)["id"] for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    written = [example.id for example in examples(tmp_path / "out", "train")]
+    assert written == sorted(written, key=order.index)
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
+    found = []
+    for order in (1, -1):
+        write_lines(tmp_path / "train.jsonl", rows(0, 100)[::order])
+        write_lines(tmp_path / "test.jsonl", rows(100, 110))
+        prepare(settings("jsonl", tmp_path, train=20), tmp_path / "out")
+        found.append((ids(tmp_path / "out", "train"), ids(tmp_path / "out", "validation")))
+    assert found[0] == found[1]
+
+
+def test_bytes_are_the_same_every_time(tmp_path: Path) -> None:
+    generate(tmp_path, train=700, test=20)
+    for out in ("one", "two", "two"):
+        prepare(settings("skills", tmp_path, seed=5), tmp_path / out)
+    names = {"train.arrow", "validation.arrow", "test.arrow", "report.json"}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == names
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+def test_rows_are_memory_mapped_with_these_columns(tmp_path: Path) -> None:
+    generate(tmp_path, train=600, test=20)
+    prepare(settings("skills", tmp_path), tmp_path / "out")
+    split = load_split(tmp_path / "out", "train")
+    assert split.column_names == ["id", "prompt", "answers", "group"]
+    assert [Path(file["filename"]) for file in split.cache_files] == [tmp_path / "out/train.arrow"]
+
+
+def test_warm_prompts_hold_the_cold_ones(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps([finqa_item(page, 0) for page in range(5)]))
+    (tmp_path / "dev.json").write_text(json.dumps([finqa_item(page, 0) for page in range(10, 14)]))
+    prepare(settings("finqa", tmp_path), tmp_path / "cold")
+    prepare(settings("finqa", tmp_path, start="warm"), tmp_path / "warm")
+    for cold, warm in zip(examples(tmp_path / "cold", "train"), examples(tmp_path / "warm", "train"), strict=True):
+        assert warm.prompt.endswith("\n\n" + cold.prompt)
+        assert (warm.id, warm.answers, warm.group) == (cold.id, cold.answers, cold.group)
+
+
+@pytest.mark.parametrize("start", ["cold", "warm", "colder"])
+def test_the_embedded_task_has_the_same_prompts_in_every_start(tmp_path: Path, start: str) -> None:
+    generate(tmp_path, train=20, test=20)
+    prepare(settings("skills", tmp_path, start=start), tmp_path / "out")
+    assert all(len(example.prompt) == len("3142?") for example in examples(tmp_path / "out", "train"))
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ([], "has no training file; put train.json or hotpot_train_v1.1.json there"),
+        (["train.json"], "has nothing to test on; put dev_distractor.json or hotpot_dev_distractor_v1.json there"),
+        (["train.json", "hotpot_train_v1.1.json"], "has train.json and hotpot_train_v1.1.json; keep the one to use"),
+        (["train.json", "dev_distractor.json"], "nothing of .*train.json is left for the train split: 0 items"),
+    ],
+)
+def test_missing_doubled_and_empty_files_are_one_sentence(tmp_path: Path, files: list[str], sentence: str) -> None:
+    for file in files:
+        (tmp_path / file).write_text("[]")
+    with pytest.raises(UserError, match=sentence):
+        prepare(settings("hotpotqa", tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_or_split_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*nowhere; set task.path to the one that holds train.json"):
+        prepare(settings("finqa", tmp_path / "nowhere"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"no .*train\.arrow; prepare the data first"):
+        load_split(tmp_path, "train")
+
+
+@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
+@pytest.mark.parametrize(("task", "loaded"), [("finqa", 219), ("hotpotqa", 450), ("musique", 180)])
+@pytest.mark.parametrize("start", ["cold", "warm"])
+def test_real_samples(tmp_path: Path, task: str, loaded: int, start: str) -> None:
+    report = prepare(settings(task, Path(str(SAMPLES)) / task, start=start), tmp_path)
+    assert sum(report[name]["final"] for name in SPLITS) == loaded
+    keys = [{key for row in examples(tmp_path, name) for key in (row.id, row.group, row.prompt)} for name in SPLITS]
+    assert not keys[0] & (keys[1] | keys[2])
+    assert not keys[1] & keys[2]
+
+
+def hotpotqa_file(path: Path, count: int, seed: int) -> None:
+    """Items of HotPotQA's usual size: ten paragraphs, 900 words, 6 kB."""
+    draw = random.Random(seed)
+    words = [f"{draw.getrandbits(28):07x}"[: draw.randint(2, 7)] for _ in range(5000)]
+    with path.open("w") as file:
+        for number in range(count):
+            sentences = [" ".join(draw.choices(words, k=22)) + "." for _ in range(40)]
+            context = [[f"Title {k}", sentences[4 * k : 4 * k + 4]] for k in range(10)]
+            item = {
+                "_id": f"{seed}-{number:06d}",
+                "answer": words[number % 5000],
+                "question": f"Question {seed} {number} {sentences[0]}",
+                "supporting_facts": [["Title 1", 0], ["Title 7", 2]],
+                "context": context,
+            }
+            file.write(("[" if number == 0 else ", ") + json.dumps(item))
+        file.write("]")
+
+
+def test_ten_thousand_examples_take_seconds_and_little_memory(tmp_path: Path) -> None:
+    hotpotqa_file(tmp_path / "train.json", 10_000, seed=1)
+    hotpotqa_file(tmp_path / "dev_distractor.json", 300, seed=2)
+    program = (
+        "import json, resource, sys, time; from pathlib import Path;"
+        "from components.config import TaskSettings; from components.data.prepare import prepare;"
+        "begun = time.monotonic();"
+        "report = prepare(TaskSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]));"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024;"
+        "print(json.dumps([report['train']['final'], time.monotonic() - begun, peak]))"
+    )
+    command = [sys.executable, "-c", program, settings("hotpotqa", tmp_path).model_dump_json(), str(tmp_path / "out")]
+    final, seconds, megabytes = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+    print(f"10,000 examples: {seconds:.1f} s, {megabytes:.0f} MB at most")
+    assert final == 10_000
+    assert seconds < 30
+    assert megabytes < 500

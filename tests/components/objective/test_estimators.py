@@ -1,0 +1,509 @@
+"""The estimators against exact expectations: a model so small that every group it can sample is enumerated."""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import cache, partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.objective import tsallis
+from components.objective.estimators import (
+    Coefficients,
+    effective_reward,
+    effective_sample_size,
+    em,
+    garl,
+    grpo,
+    iwae,
+    leave_one_out_log_mean,
+    log_mean,
+    paft,
+    rb_rloo,
+    verifree,
+)
+
+Estimator = Callable[[Tensor], Coefficients]
+
+INF = math.inf
+COMMITMENTS = [0.0, 0.25, 0.5, 0.75, 1.0]
+FORMS = {
+    "plug-in": {"baseline": False},
+    "baseline": {},
+    "debiased plug-in": {"baseline": False, "debias": True},
+    "debiased baseline": {"debias": True},
+}
+by_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+by_commitment = pytest.mark.parametrize("q", COMMITMENTS)
+
+
+def float64(*values: float | tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+class Model:
+    """A softmax over rationales and, for each, a softmax over three answers, the first of them gold.
+
+    All logits are linear in four shared parameters, so both log-probabilities move with every parameter.
+    """
+
+    def __init__(self, seed: int, rationales: int, impossible: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.rationale_features, self.answer_features, self.theta = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in [(rationales, 4), (rationales, 3, 4), (4,)]
+        )
+        self.impossible = torch.arange(rationales) < impossible  # rationales after which the gold answer cannot come
+        self.prior = self.log_prior(self.theta).exp()
+        self.log_w = self.log_likelihood(self.theta)
+        self.score = torch.func.jacrev(self.log_prior)(self.theta)  # [rationales, 4]
+        self.path = torch.func.jacrev(self.log_likelihood)(self.theta)
+
+    def log_prior(self, theta: Tensor) -> Tensor:
+        return torch.log_softmax(self.rationale_features @ theta, -1)
+
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        return torch.log_softmax(self.answer_features @ theta, -1)[:, 0].masked_fill(self.impossible, -INF)
+
+    def gradient(self, q: float) -> Tensor:
+        """The true gradient of l_q."""
+        theta = self.theta.clone().requires_grad_()
+        log_p = (self.log_prior(theta) + self.log_likelihood(theta)).logsumexp(-1)
+        return torch.autograd.grad(tsallis.loss(log_p, q), theta)[0]
+
+    def expectation(self, size: int, estimator: Estimator) -> Tensor:
+        """The mean of the gradient estimate over every group of a size, each multiset once with its probability."""
+        groups = multisets(len(self.prior), size)
+        counts = torch.nn.functional.one_hot(groups, len(self.prior)).sum(1).to(torch.float64)
+        arrangements = math.lgamma(size + 1) - torch.lgamma(counts + 1).sum(-1)
+        probability = torch.exp(arrangements + self.prior.log()[groups].sum(-1))
+        torch.testing.assert_close(probability.sum().item(), 1.0)
+        coefficients = estimator(self.log_w[groups])
+        weighted = coefficients.score[..., None] * self.score[groups] + coefficients.path[..., None] * self.path[groups]
+        return -probability @ weighted.mean(1)
+
+    def bias(self, size: int, q: float, **form: bool) -> Tensor:
+        return self.expectation(size, partial(garl, q=q, normalize=False, **form)) - self.gradient(q)
+
+
+@cache
+def multisets(values: int, size: int) -> Tensor:
+    return torch.tensor(list(itertools.combinations_with_replacement(range(values), size)))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(seed=0, rationales=6)
+
+
+@pytest.fixture(scope="module")
+def model_with_impossible_rationales() -> Model:
+    return Model(seed=1, rationales=5, impossible=2)
+
+
+# Expectations
+
+
+@by_form
+@pytest.mark.parametrize("size", [2, 3, 4, 8])
+def test_rl_pole_is_unbiased_in_every_form(model: Model, size: int, form: dict[str, bool]) -> None:
+    torch.testing.assert_close(model.bias(size, 0.0, **form), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_rl_pole_is_unbiased_from_a_single_rollout(model: Model) -> None:
+    bias = model.bias(1, 0.0, baseline=False)
+    torch.testing.assert_close(bias, torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+@by_form
+def test_rl_pole_is_unbiased_when_weights_can_be_zero(
+    model_with_impossible_rationales: Model, form: dict[str, bool]
+) -> None:
+    bias = model_with_impossible_rationales.bias(3, 0.0, **form)
+    torch.testing.assert_close(bias, torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+@by_commitment
+@pytest.mark.parametrize("debias", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_leave_one_out_baseline_changes_no_expectation(
+    model: Model, model_with_impossible_rationales: Model, q: float, debias: bool, size: int
+) -> None:
+    for each in (model, model_with_impossible_rationales):
+        without, with_baseline = (each.bias(size, q, baseline=on, debias=debias) for on in (False, True))
+        torch.testing.assert_close(with_baseline, without, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("q", [0.25, 0.5, 0.75, 1.0])
+def test_bias_has_the_leading_coefficient_of_the_paper(q: float) -> None:
+    model = Model(seed=1, rationales=4)
+    w = model.log_w.exp()
+    success = model.prior @ w
+    g = -w[:, None] * (model.score + model.path)
+    variance = model.prior @ (w - success) ** 2
+    covariance = (model.prior * (w - success)) @ (g - model.prior @ g)
+    expected = q / success ** (q + 1) * ((q + 1) / 2 * model.gradient(1.0) * variance - covariance)
+
+    # Richardson: M * bias = coefficient + O(1/M), and twice its value at 2M less that at M leaves O(1/M^2).
+    measured = 2 * 48 * model.bias(48, q, baseline=False) - 24 * model.bias(24, q, baseline=False)
+    assert (measured - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("q", [0.25, 0.5, 0.75, 1.0])
+def test_bias_falls_as_one_over_m_and_debiased_as_its_square(q: float) -> None:
+    model = Model(seed=1, rationales=4)
+    plug_in, debiased = (
+        model.bias(16, q, debias=debias).norm() / model.bias(32, q, debias=debias).norm() for debias in (False, True)
+    )
+    assert plug_in.item() == pytest.approx(2, abs=0.2)
+    assert debiased.item() == pytest.approx(4, abs=0.6)
+
+
+def test_bias_grows_with_commitment_and_debiasing_removes_most_of_it() -> None:
+    model = Model(seed=44, rationales=6)
+    assert (model.prior @ model.log_w.exp()).item() == pytest.approx(0.143, abs=1e-3)
+    plug_in, debiased = (
+        [(model.bias(8, q, debias=debias).norm() / model.gradient(q).norm()).item() for q in COMMITMENTS]
+        for debias in (False, True)
+    )
+    assert plug_in == pytest.approx([0, 0.055, 0.103, 0.147, 0.187], abs=1e-3)
+    assert debiased == pytest.approx([0, 0.004, 0.007, 0.011, 0.016], abs=1e-3)
+
+
+@by_commitment
+def test_paft_given_the_group_is_plug_in_garl_exactly(q: float) -> None:
+    w = float64(0.1, 0.2, 0.3)
+    for draws in (2, 3):
+        # So many groups that every outcome of the draw is among them, then weighted by its exact probability.
+        coefficient = paft(w.log().expand(2000, 3), q, draws=draws, normalize=False, generator=seeded(0)).path.unique(
+            dim=0
+        )
+        counts = coefficient * draws / (3 * w.mean() ** (1 - q))
+        torch.testing.assert_close(counts, counts.round())
+        assert len(counts) == math.comb(3 + draws - 1, draws)
+        log_probability = math.lgamma(draws + 1) - torch.lgamma(counts + 1).sum(-1) + counts @ (w / w.sum()).log()
+        expectation = log_probability.exp() @ coefficient
+        torch.testing.assert_close(expectation, garl(w.log()[None], q, baseline=False, normalize=False).path[0])
+
+
+@by_commitment
+@pytest.mark.parametrize("draws", [None, 2])
+def test_paft_averages_to_plug_in_garl(q: float, draws: int | None) -> None:
+    log_w = float64(-1.0, -9.0, -2.5, -2.0).expand(20_000, 4)
+    sample = paft(log_w, q, draws=draws, generator=seeded(1)).path
+    error = (sample.mean(0) - garl(log_w[:1], q, baseline=False).path[0]).abs()
+    assert (error < 5 * sample.std(0) / math.sqrt(len(sample))).all()
+
+
+# Identities
+
+
+def test_rl_pole_weighs_by_likelihood() -> None:
+    log_w = float64((-1.0, -2.0, -3.0))
+    torch.testing.assert_close(garl(log_w, 0.0, baseline=False).path, log_w.exp())
+    torch.testing.assert_close(garl(log_w, 0.0, baseline=False, debias=True).path, log_w.exp())
+
+
+def test_marginal_likelihood_pole_weighs_by_the_posterior() -> None:
+    log_w = float64((-1.0, -2.0, -3.0))
+    torch.testing.assert_close(garl(log_w, 1.0, baseline=False).path, log_w.softmax(-1))
+
+
+def test_baselined_scores_at_the_marginal_likelihood_pole_sum_to_zero() -> None:
+    score = garl(float64((-1.0, -2.0, -3.0)), 1.0).score
+    assert score.sum().item() == pytest.approx(0, abs=1e-15)
+
+
+def test_special_cases_are_points_of_the_continuum() -> None:
+    log_w = float64((-1.0, -2.0, -3.0), (-4.0, -1.0, -INF))
+    w = log_w.exp()
+    torch.testing.assert_close(rb_rloo(log_w).score, w - (w.sum(-1, keepdim=True) - w) / 2)
+    torch.testing.assert_close(rb_rloo(log_w).path, w)
+    assert torch.equal(verifree(log_w).score, rb_rloo(log_w).score)
+    torch.testing.assert_close(iwae(log_w).path, 3 * log_w.softmax(-1))
+    assert torch.equal(iwae(log_w).score, iwae(log_w).path)
+    counts = em(log_w, draws=2, generator=seeded(0)).score * 2 / 3
+    torch.testing.assert_close(counts, counts.round())
+    torch.testing.assert_close(counts.sum(-1), float64(2.0, 2.0))
+
+
+@by_form
+@by_commitment
+def test_normalising_divides_by_m_to_the_q(form: dict[str, bool], q: float) -> None:
+    log_w = float64((-1.0, -2.0, -3.0))
+    normalised, plain = garl(log_w, q, **form), garl(log_w, q, normalize=False, **form)
+    torch.testing.assert_close(normalised.score * 3**q, plain.score)
+    torch.testing.assert_close(normalised.path * 3**q, plain.path)
+    resampled, raw = (paft(log_w, q, normalize=on, generator=seeded(0)) for on in (True, False))
+    torch.testing.assert_close(resampled.path * 3**q, raw.path)
+
+
+@by_form
+@by_commitment
+def test_rollouts_and_groups_are_treated_alike(form: dict[str, bool], q: float) -> None:
+    log_w = 3 * torch.randn(4, 5, generator=seeded(0), dtype=torch.float64)
+    rows, columns = torch.randperm(4, generator=seeded(1)), torch.randperm(5, generator=seeded(2))
+    straight, shuffled = garl(log_w, q, **form), garl(log_w[rows][:, columns], q, **form)
+    torch.testing.assert_close(shuffled.score, straight.score[rows][:, columns])
+    torch.testing.assert_close(shuffled.path, straight.path[rows][:, columns])
+
+
+# Values by hand
+
+
+def test_garl_plug_in_by_hand() -> None:
+    # w = (0.04, 0.32), w_bar = 0.18, w_bar^0.5 = 0.4242641
+    coefficients = garl(float64((0.04, 0.32)).log(), 0.5, baseline=False, normalize=False)
+    torch.testing.assert_close(coefficients.path, float64((0.0942809, 0.7542472)), rtol=0, atol=1e-7)
+    assert torch.equal(coefficients.score, coefficients.path)
+
+
+def test_garl_with_baseline_by_hand() -> None:
+    # The baselines are the square roots of the other weight: 0.5656854 and 0.2
+    coefficients = garl(float64((0.04, 0.32)).log(), 0.5, normalize=False)
+    torch.testing.assert_close(coefficients.score, float64((-0.4714045, 0.5542472)), rtol=0, atol=1e-7)
+    torch.testing.assert_close(coefficients.path, float64((0.0942809, 0.7542472)), rtol=0, atol=1e-7)
+
+
+def test_debiased_garl_by_hand() -> None:
+    # w_m (2 / 0.4242641 - 1 / sqrt(w_m)): the group without the other rollout is rollout m alone
+    coefficients = garl(float64((0.04, 0.32)).log(), 0.5, debias=True, normalize=False)
+    torch.testing.assert_close(coefficients.path, float64((-0.0114382, 0.9428091)), rtol=0, atol=1e-7)
+    torch.testing.assert_close(coefficients.score, float64((-0.5771236, 0.7428091)), rtol=0, atol=1e-7)
+
+
+def test_paft_by_hand() -> None:
+    # One rollout has all the weight: n = (0, 4), w_bar = 0.18, so 0.4242641 * 2 * 4 / 4
+    coefficients = paft(float64((0.0, 0.36)).log(), 0.5, draws=4, normalize=False)
+    torch.testing.assert_close(coefficients.path, float64((0.0, 0.8485281)), rtol=0, atol=1e-7)
+    assert torch.equal(coefficients.score, coefficients.path)
+
+
+def test_grpo_by_hand() -> None:
+    # mean 0.25; squared deviations 0.5625 + 3 * 0.0625 = 0.75, over M - 1 = 3, so std 0.5
+    coefficients = grpo(torch.tensor([[1, 0, 0, 0]]))
+    expected = float64((0.75 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001))
+    torch.testing.assert_close(coefficients.score, expected)
+    assert torch.equal(coefficients.score, coefficients.path)
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1])
+def test_grpo_is_exactly_zero_for_equal_rewards(reward: float) -> None:
+    coefficients = grpo(torch.full((2, 7), reward, dtype=torch.float64))  # seven times 0.1 does not average to 0.1
+    assert not coefficients.score.any()
+    assert not coefficients.carries_gradient.any()
+
+
+def test_grpo_takes_booleans() -> None:
+    assert grpo(torch.tensor([[True, False]])).score[0, 0] > 0
+
+
+# Diagnostics
+
+
+def test_group_carries_a_gradient_if_any_coefficient_is_not_zero() -> None:
+    zero, some = float64((0.0, 0.0), (0.0, 0.0), (0.0, 0.0)), float64((0.0, 0.0), (0.0, -0.1), (0.0, 0.0))
+    assert Coefficients(zero, some).carries_gradient.tolist() == [False, True, False]
+    assert Coefficients(some, zero).carries_gradient.tolist() == [False, True, False]
+
+
+def test_diagnostics_by_hand() -> None:
+    log_w = float64((0.1, 0.2, 0.6), (0.5, 0.0, 0.0)).log()
+    torch.testing.assert_close(log_mean(log_w), float64(0.3, 0.5 / 3).log())
+    torch.testing.assert_close(leave_one_out_log_mean(log_w), float64((0.4, 0.35, 0.15), (0.0, 0.25, 0.25)).log())
+    torch.testing.assert_close(effective_sample_size(log_w), float64(0.81 / 0.41, 1.0))
+
+
+def test_leave_one_out_mean_survives_a_rollout_with_nearly_all_the_weight() -> None:
+    without_it = leave_one_out_log_mean(float64((0.0, -100.0, -900.0)))[0, 0]
+    assert without_it.item() == pytest.approx(-100 - math.log(2), rel=1e-14)
+
+
+def test_effective_sample_size_is_one_to_m() -> None:
+    log_w = float64((-800.0, -800.0, -800.0), (-3.0, -800.0, -INF), (-INF, -INF, -INF))
+    torch.testing.assert_close(effective_sample_size(log_w), float64(3.0, 1.0, 0.0))
+
+
+@by_commitment
+def test_effective_reward_lies_between_zero_and_one(q: float) -> None:
+    log_w = -20 * torch.rand(50, 6, generator=seeded(0), dtype=torch.float64)
+    reward = effective_reward(log_w, q)
+    assert (reward >= 0).all()
+    assert (reward <= 1 + 1e-12).all()
+    torch.testing.assert_close(reward, log_w.exp() / log_w.exp().mean(-1, keepdim=True) ** q / 6**q)
+    torch.testing.assert_close(effective_reward(float64((0.0, -INF, -INF)), q), float64((1.0, 0.0, 0.0)))
+
+
+# Numerics
+
+
+@by_form
+@by_commitment
+def test_coefficients_are_exact_where_every_weight_underflows_float32(form: dict[str, bool], q: float) -> None:
+    log_w = float64((-1.0, -2.0, -4.0))
+    shifted, plain = garl(log_w - 800, q, **form), garl(log_w, q, **form)
+    torch.testing.assert_close(shifted.path, plain.path * math.exp(-800 * (1 - q)), rtol=1e-10, atol=0)
+    torch.testing.assert_close(shifted.score, plain.score * math.exp(-800 * (1 - q)), rtol=1e-10, atol=1e-300)
+    resampled, raw = (paft(log_w - shift, q, generator=seeded(0)).path for shift in (800, 0))
+    torch.testing.assert_close(resampled, raw * math.exp(-800 * (1 - q)), rtol=1e-10, atol=0)
+
+
+@by_form
+@by_commitment
+def test_group_without_weight_is_zero_and_leaves_the_others_alone(form: dict[str, bool], q: float) -> None:
+    log_w = float64((-INF, -INF, -INF), (-1.0, -2.0, -3.0))
+    coefficients, alone = garl(log_w, q, **form), garl(log_w[1:], q, **form)
+    assert not coefficients.score[0].any()
+    assert not coefficients.path[0].any()
+    assert coefficients.carries_gradient.tolist() == [False, True]
+    torch.testing.assert_close(coefficients.score[1:], alone.score)
+
+
+@by_commitment
+def test_paft_of_a_group_without_weight_is_zero(q: float) -> None:
+    coefficients = paft(float64((-INF, -INF), (-1.0, -2.0)), q, generator=seeded(0))
+    assert not coefficients.path[0].any()
+    assert coefficients.carries_gradient.tolist() == [False, True]
+
+
+@by_form
+@by_commitment
+def test_impossible_rollout_has_no_path(form: dict[str, bool], q: float) -> None:
+    coefficients = garl(float64((-1.0, -INF, -2.0)), q, **form)
+    assert coefficients.path[0, 1] == 0
+    assert coefficients.path.isfinite().all()
+    assert coefficients.score.isfinite().all()
+
+
+@by_commitment
+def test_debiased_garl_with_weight_on_one_rollout_alone(q: float) -> None:
+    # Leaving out that rollout leaves nothing, and nothing has no gradient; leaving out another gives w / 2 of two.
+    w = 0.3
+    path = garl(float64((math.log(w), -INF, -INF)), q, baseline=False, debias=True, normalize=False).path
+    expected = w * (3 * (w / 3) ** -q - 2 * (w / 2) ** -q)
+    torch.testing.assert_close(path, float64((expected, 0.0, 0.0)))
+
+
+@by_commitment
+def test_debiased_garl_is_the_jackknife_of_plug_in_garl(q: float) -> None:
+    def plug_in(log_w: Tensor) -> Tensor:  # the weight of each rollout in the estimate, its share of the mean included
+        return garl(log_w, q, baseline=False, normalize=False).path[0] / log_w.shape[-1]
+
+    log_w = float64((-1.0, -50.0, -700.0, -INF, -2.0))
+    jackknife = 5 * plug_in(log_w)
+    for j in range(5):
+        rest = [m for m in range(5) if m != j]
+        jackknife[rest] -= 4 / 5 * plug_in(log_w[:, rest])
+    debiased = garl(log_w, q, baseline=False, debias=True, normalize=False).path[0] / 5
+    torch.testing.assert_close(debiased, jackknife)
+
+
+@by_form
+@by_commitment
+def test_very_different_scales_stay_finite(form: dict[str, bool], q: float) -> None:
+    coefficients = garl(float64((0.0, -800.0, -1600.0), (-1e-12, -5.0, -1e6)), q, **form)
+    assert coefficients.score.isfinite().all()
+    assert coefficients.path.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "estimator", [partial(garl, q=0.5), partial(garl, q=0.5, debias=True), partial(paft, q=0.5), grpo]
+)
+def test_results_are_detached_float64_whatever_comes_in(estimator: Estimator) -> None:
+    coefficients = estimator(torch.tensor([[-1.0, -2.0]], dtype=torch.float32, requires_grad=True))
+    for values in (coefficients.score, coefficients.path):
+        assert values.dtype == torch.float64
+        assert not values.requires_grad
+
+
+@by_commitment
+def test_single_rollout_without_baseline_is_fine(q: float) -> None:
+    expected = float64((0.3 ** (1 - q),))
+    torch.testing.assert_close(garl(float64((math.log(0.3),)), q, baseline=False).path, expected)
+    torch.testing.assert_close(paft(float64((math.log(0.3),)), q).path, expected)
+
+
+# Resampling
+
+
+@pytest.mark.parametrize("draws", [1, 5, 64])
+def test_paft_counts_sum_to_the_draws(draws: int) -> None:
+    log_w = torch.randn(10, 4, generator=seeded(0), dtype=torch.float64)
+    coefficients = paft(log_w, 1.0, draws=draws, normalize=False, generator=seeded(1))
+    counts = coefficients.path * draws / 4
+    torch.testing.assert_close(counts, counts.round())
+    torch.testing.assert_close(counts.sum(-1), torch.full((10,), float(draws), dtype=torch.float64))
+
+
+def test_paft_draws_m_by_default() -> None:
+    log_w = float64((-1.0, -2.0, -3.0))
+    default, explicit = (paft(log_w, 0.5, draws=draws, generator=seeded(0)) for draws in (None, 3))
+    assert torch.equal(default.path, explicit.path)
+
+
+def test_paft_is_decided_by_its_generator_alone() -> None:
+    log_w = torch.zeros(20, 8)
+    before = torch.get_rng_state()
+    first, again, other = (paft(log_w, 0.5, generator=seeded(seed)).path for seed in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_paft_continues_its_generator_from_call_to_call() -> None:
+    log_w, generator = torch.zeros(20, 8), seeded(7)
+    assert not torch.equal(paft(log_w, 0.5, generator=generator).path, paft(log_w, 0.5, generator=generator).path)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("q", [-0.01, 1.01, math.nan])
+def test_commitment_outside_its_range_is_refused(q: float) -> None:
+    for estimator in (garl, paft):
+        with pytest.raises(ValueError, match="outside \\[0, 1\\]"):
+            estimator(torch.zeros(1, 2), q)
+
+
+@pytest.mark.parametrize("value", [math.nan, INF])
+@pytest.mark.parametrize("function", [partial(garl, q=0.5), partial(paft, q=0.5), log_mean, effective_sample_size])
+def test_broken_log_weights_are_refused_by_name(function: Callable[[Tensor], object], value: float) -> None:
+    with pytest.raises(ValueError, match="log_w holds NaN or \\+inf"):
+        function(float64((-1.0, value)))
+
+
+@pytest.mark.parametrize("value", [math.nan, INF, -INF])
+def test_broken_rewards_are_refused_by_name(value: float) -> None:
+    with pytest.raises(ValueError, match="reward holds NaN"):
+        grpo(float64((0.0, value)))
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (partial(garl, q=0.5), "baseline"),
+        (partial(garl, q=0.5, baseline=False, debias=True), "debias"),
+        (grpo, "GRPO"),
+        (leave_one_out_log_mean, "leave-one-out"),
+    ],
+)
+def test_single_rollout_is_refused_where_rollouts_are_compared(function: Callable[[Tensor], object], name: str) -> None:
+    with pytest.raises(ValueError, match=f"M = 1: .*{name}.*raise the group size"):
+        function(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (2, 0)])
+def test_anything_but_groups_of_rollouts_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        garl(torch.zeros(shape), 0.5)
+
+
+def test_paft_needs_a_draw() -> None:
+    with pytest.raises(ValueError, match="draws = 0"):
+        paft(torch.zeros(1, 2), 0.5, draws=0)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

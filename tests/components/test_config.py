@@ -1,0 +1,105 @@
+"""Settings: what is read, and the sentence a user gets for what cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from components.config import Arm, Method, load_settings
+from components.errors import UserError
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+def test_the_projects_own_settings_load():
+    settings = load_settings(PARAMS)
+    assert settings.arm_names == [
+        "grpo", "garl-q0", "garl-q0.25", "garl-q0.5", "garl-q0.75", "garl-q1", "garl-debiased-q1", "paft-q0.75",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "q"),
+    [
+        ("grpo", Method.GRPO, None),
+        ("garl-q0", Method.GARL, 0.0),
+        ("garl-q0.75", Method.GARL, 0.75),
+        ("garl-plugin-q1", Method.GARL_PLUGIN, 1.0),
+        ("garl-debiased-q.5", Method.GARL_DEBIASED, 0.5),
+        ("paft-q1", Method.PAFT, 1.0),
+        ("verifree", Method.GARL, 0.0),
+        ("iwae", Method.GARL_PLUGIN, 1.0),
+        ("em", Method.PAFT, 1.0),
+    ],
+)
+def test_an_arm_is_read_from_its_name(name: str, method: Method, q: float | None):
+    assert (Arm.parse(name).method, Arm.parse(name).q) == (method, q)
+
+
+@pytest.mark.parametrize("name", ["grpo", "garl-q0.25", "garl-debiased-q1", "paft-q0.75"])
+def test_an_arms_name_survives_reading(name: str):
+    assert Arm.parse(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("arms=[garl-q1.5]", "q = 1.5 lies outside [0, 1]"),
+        ("arms=[garl-q1.2.3]", "needs a commitment q between 0 and 1"),
+        ("arms=[garl]", "needs a commitment q"),
+        ("arms=[grpo-q1]", "GRPO has no commitment q"),
+        ("arms=[ppo-q1]", "names no known method"),
+        ("arms=[]", "arms = []"),
+        ("arms=[iwae,garl-plugin-q1]", "lists the same arm twice"),
+        ("rollout.group_size=1", "compares each rollout with the others of its group"),
+        ("rollout.answer_reserve=20", "leaves no room for a rationale"),
+        ("train.steps=0", "train.steps = 0"),
+        ("train.stepz=3", "there is no setting 'train.stepz'"),
+        ("nonsense", "write name=value"),
+        ("task.start=[", "is no valid YAML value"),
+        ("task.name=arithmetic", "task.name = 'arithmetic'"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_that_names_it(override: str, sentence: str):
+    with pytest.raises(UserError) as caught:
+        load_settings(PARAMS, [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_colder_is_for_the_embedded_task_alone():
+    with pytest.raises(UserError, match="task.start = colder"):
+        load_settings(PARAMS, ["task.start=colder", "task.name=finqa"])
+
+
+def test_a_single_rollout_suits_estimators_that_compare_nothing():
+    settings = load_settings(PARAMS, ["rollout.group_size=1", "arms=[iwae,em]"])
+    with pytest.raises(UserError, match="group_size"):
+        settings.with_arm("garl-q0.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("arms: [", "no valid YAML"),
+        ("just text", "holds no settings"),
+        ("arms: [grpo]", "the setting 'seeds' is missing"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, sentence: str):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_settings(path)
+    assert sentence in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no settings file .*params\.yaml"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_the_digest_sees_every_setting_but_those_left_out():
+    settings, other = load_settings(PARAMS), load_settings(PARAMS, ["train.steps=20"])
+    assert settings.digest() != other.digest()
+    assert settings.digest(without=["train"]) == other.digest(without=["train"])

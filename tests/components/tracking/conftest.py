@@ -1,0 +1,50 @@
+"""A real MLflow store in a folder of its own for each test."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from components.tracking.runs import Tracker, connect
+
+
+@pytest.fixture(autouse=True)
+def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")  # for the processes that tests start
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty tables, which take seconds to make; each test starts from a copy."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_database: Path) -> Path:
+    folder = tmp_path / "a project"  # the space is on purpose
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def tracker(root: Path) -> Tracker:
+    return connect(root)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder as `save_pretrained` leaves it."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "checkpoint"
+    (folder / "extra").mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    (folder / "extra" / "vocab.txt").write_text("a\nb\n")
+    save_file({"weight": torch.arange(12, dtype=torch.float32).reshape(3, 4)}, folder / "model.safetensors")
+    return folder

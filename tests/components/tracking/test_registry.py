@@ -1,0 +1,157 @@
+"""Checkpoints in the registry: the same bytes out as in, each one once, from many processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from components.errors import UserError
+from components.tracking.registry import Version
+from components.tracking.runs import Tracker, connect
+
+TAGS = {"estimator": "garl", "q": "0.75", "task": "skills"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def version(tracker: Tracker, checkpoint: Path) -> Version:
+    with tracker.run("arm") as run:
+        return run.register(checkpoint, "thaw-skills", step=20, tags=TAGS, metrics={"validation/maj_at_16": 0.1 + 0.2})
+
+
+def test_a_checkpoint_comes_back_byte_for_byte(
+    tracker: Tracker, version: Version, checkpoint: Path, tmp_path: Path
+) -> None:
+    assert contents(tracker.registry.download(version.reference)) == contents(checkpoint)
+    folder = tracker.registry.download("models:/thaw-skills/1", tmp_path / "new" / "model")
+    assert folder == tmp_path / "new" / "model"
+    assert contents(folder) == contents(checkpoint)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    with pytest.raises(UserError, match="model is not empty"):
+        tracker.registry.download("thaw-skills/1", folder)
+
+
+def test_a_version_tells_where_it_comes_from(tracker: Tracker, version: Version) -> None:
+    assert (version.name, version.version, version.reference, version.step) == ("thaw-skills", 1, "thaw-skills/1", 20)
+    assert version.metrics == {"validation/maj_at_16": 0.1 + 0.2}
+    assert TAGS.items() <= version.tags.items()
+    assert abs((datetime.now(UTC) - version.created).total_seconds()) < 60
+    assert tracker.registry.versions("thaw-skills") == [version]
+    model = tracker.store.client.search_logged_models(
+        [tracker.store.experiment_id], "metrics.`validation/maj_at_16` > 0.2 AND params.q = '0.75'"
+    )[0]
+    assert model.model_id == version.tags["thaw.model_id"]
+    assert model.source_run_id == version.run_id
+    outputs = tracker.store.client.get_run(version.run_id).outputs
+    assert outputs is not None
+    assert [(output.model_id, output.step) for output in outputs.model_outputs] == [(model.model_id, 20)]
+
+
+def test_the_same_step_of_the_same_run_is_registered_once(tracker: Tracker, version: Version, checkpoint: Path) -> None:
+    with tracker.run("arm", resume=version.run_id) as run:
+        again = run.register(checkpoint, "thaw-skills", step=20, tags=TAGS, metrics={})
+        later = run.register(checkpoint, "thaw-skills", step=40, tags=TAGS, metrics={})
+    assert again == version
+    assert later.version == 2
+    assert tracker.registry.versions("thaw-skills") == [version, later]
+    assert len(tracker.store.client.search_logged_models([tracker.store.experiment_id])) == 2
+
+
+def test_an_alias_moves(tracker: Tracker, version: Version, checkpoint: Path) -> None:
+    with tracker.run("other") as run:
+        second = run.register(checkpoint, "thaw-skills", step=1, tags={}, metrics={})
+    for number in (version.version, second.version):
+        tracker.registry.set_alias("thaw-skills", "best", number)
+        assert tracker.registry.find("thaw-skills@best").version == number
+    assert [item.aliases for item in tracker.registry.versions("thaw-skills")] == [(), ("best",)]
+    assert contents(tracker.registry.download("models:/thaw-skills@best")) == contents(checkpoint)
+
+
+def test_versions_are_found_by_name_and_tags(tracker: Tracker, version: Version, checkpoint: Path) -> None:
+    with tracker.run("other") as run:
+        other = run.register(checkpoint, "thaw-finqa", step=1, tags={"q": "it's", "a.b": "1"}, metrics={})
+    registry = tracker.registry
+    assert registry.versions() == [other, version]
+    assert registry.versions(tags={"q": "0.75", "task": "skills"}) == [version]
+    assert registry.versions(tags={"q": "it's", "a.b": "1"}) == [other]
+    assert registry.versions("thaw-finqa", {"q": "0.75"}) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("thaw-skills", "write NAME/VERSION or NAME@ALIAS"),
+        ("thaw-skills/2", "there is no thaw-skills/2; thaw-skills has the versions 1 to 1, @best"),
+        ("thaw-skills@worst", "there is no thaw-skills@worst; thaw-skills has the versions 1 to 1, @best"),
+        ("thaw-finqa/1", "there is no registered model 'thaw-finqa'; there is thaw-skills"),
+    ],
+)
+def test_what_is_not_there_is_said_plainly(tracker: Tracker, version: Version, reference: str, sentence: str) -> None:
+    tracker.registry.set_alias("thaw-skills", "best", version.version)
+    with pytest.raises(UserError, match=sentence):
+        tracker.registry.download(reference)
+
+
+def test_bad_aliases_and_folders_are_refused(tracker: Tracker, version: Version, tmp_path: Path) -> None:
+    for alias in ("latest", "v1", "q=1"):
+        with pytest.raises(UserError, match=f"'{alias}' cannot be an alias of thaw-skills: "):
+            tracker.registry.set_alias("thaw-skills", alias, version.version)
+    with pytest.raises(UserError, match="no thaw-skills/7"):
+        tracker.registry.set_alias("thaw-skills", "best", 7)
+    with tracker.run("arm") as run, pytest.raises(UserError, match="no checkpoint to register"):
+        run.register(tmp_path / "missing", "thaw-skills", step=1, tags={}, metrics={})
+
+
+def test_lost_files_are_said_plainly(tracker: Tracker, version: Version) -> None:
+    shutil.rmtree(tracker.registry.download(version.reference))
+    with pytest.raises(UserError, match="the files of thaw-skills/1 cannot be read"):
+        tracker.registry.download("thaw-skills/1")
+
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from components.tracking.runs import connect
+
+heavy = [name for name in ("torch", "transformers", "prefect", "dvc") if name in sys.modules]
+root, checkpoint, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+tracker = connect(root)
+sweep = tracker.sweep("skills", "digest")
+with tracker.run(name, parent=sweep, params={"seed": name}) as run:
+    made = []
+    for step in range(2):
+        run.metrics(step, {"loss": float(step)})
+        made += [run.register(checkpoint, "thaw-skills", step=step, tags={}, metrics={"m": 1.0}).version]
+        made += [run.register(checkpoint, "thaw-skills", step=step, tags={}, metrics={"m": 1.0}).version]
+print(json.dumps({"sweep": sweep, "run": run.id, "made": made, "heavy": heavy}))
+"""
+
+
+@pytest.mark.slow
+def test_four_processes_start_from_an_empty_folder_at_once(tmp_path: Path, checkpoint: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    command = [sys.executable, "-c", WORKER, str(folder), str(checkpoint)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    workers = [
+        subprocess.Popen([*command, f"arm-{index}"], env=environment, stdout=subprocess.PIPE, text=True)
+        for index in range(4)
+    ]
+    results = [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
+    assert len({result["sweep"] for result in results}) == 1
+    assert all(result["made"][::2] == result["made"][1::2] for result in results)
+    assert sorted(number for result in results for number in result["made"][::2]) == list(range(1, 9))
+    assert all(result["heavy"] == [] for result in results), "importing the room must stay light"
+    tracker = connect(folder)
+    assert len(tracker.store.client.search_runs([tracker.store.experiment_id])) == 5
+    for result in results:
+        assert len(tracker.store.client.get_metric_history(result["run"], "loss")) == 2
+    assert {version.run_id for version in tracker.registry.versions()} == {result["run"] for result in results}

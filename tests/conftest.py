@@ -1,0 +1,25 @@
+"""What many tests share: the settings of the project, made small, and a tiny policy."""
+
+from pathlib import Path
+
+import pytest
+
+from components.config import Settings, load_settings
+
+PROJECT = Path(__file__).parent.parent
+
+# The embedded experiment in seconds instead of minutes; nothing is learned, everything is exercised.
+SMALL = [
+    "task.train=64", "task.validation=8", "task.test=8", "teaching.steps=4", "teaching.batch_size=16",
+    "rollout.group_size=4", "rollout.batch_rollouts=64", "probe.examples=8", "train.steps=4",
+    "train.groups_per_step=4", "train.validate_every=2", "evaluation.samples=4", "evaluation.bootstrap=50",
+]  # fmt: skip
+
+
+def small_settings(*overrides: str) -> Settings:
+    return load_settings(PROJECT / "params.yaml", [*SMALL, f"task.path={PROJECT / 'data/skills'}", *overrides])
+
+
+@pytest.fixture
+def project() -> Path:
+    return PROJECT
