@@ -261,5 +261,6 @@ def _nothing_left(name: str, split: Split) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in facts["skipped"].items()) or "none"
     return (
         f"nothing of {split.source.path} is left for the {name} split: {facts['present']} items, skipped: {reasons};"
-        f" {facts['duplicates']} repeated, {split.shared.total()} sharing prompt, id or group with another split; check the file."
+        f" {facts['duplicates']} repeated, {split.shared.total()} sharing prompt, id or group with another split;"
+        " check the file."
     )

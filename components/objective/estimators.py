@@ -56,10 +56,11 @@ def garl(
     Args:
         log_w: [groups, M] log-likelihood weights, finite or -inf.
         q: the commitment.
-        baseline: subtract w_loo(m)^(1-q), which rollout m does not influence, from its score: less variance, the same
-            expectation.
+        baseline: subtract w_loo(m)^(1-q), which rollout m does not influence, from its score: the same expectation, as
+            a rule with less variance.
         debias: take the delete-one jackknife of the plug-in instead, path_m = w_m [M w_bar^(-q) - sum over j != m of
-            w_loo(j)^(-q)]: bias O(M^-2) at no model cost. Not in the paper. Coefficients can be negative.
+            w_loo(j)^(-q)]: bias O(M^-2) at no model cost, for some variance. Not in the paper. Coefficients can be
+            negative, even on the answer: where one weight towers over the rest, the second-largest is pushed down.
         normalize: divide by M^q, as Algorithm 1 does; it only rescales the step.
 
     Returns:
@@ -123,9 +124,9 @@ def paft(
     posterior = torch.softmax(log_w.masked_fill(_weightless(log_w), 0), dim=-1)
     drawn = torch.multinomial(posterior, draws, replacement=True, generator=generator)
     counts = torch.zeros_like(log_w).scatter_add_(-1, drawn, torch.ones_like(drawn, dtype=log_w.dtype))
-    log_mean = _log_mean(log_w)
+    log_w_bar = _log_mean(log_w)
     scale = size**-q if normalize else 1.0
-    coefficient = _quotient(log_mean, q, log_mean) * size * counts / draws * scale
+    coefficient = _quotient(log_w_bar, q, log_w_bar) * size * counts / draws * scale
     return Coefficients(coefficient, coefficient)
 
 

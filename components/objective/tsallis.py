@@ -121,7 +121,7 @@ def escape_time(log_p0: Tensor | float, q: float, target: float = 0.5) -> Tensor
     log_p0 = _log_probability(log_p0, q).clamp(max=0)
     stop = math.log(target) - math.log1p(-target)
     start = (log_p0 - torch.log(-torch.expm1(log_p0))).clamp(max=stop)
-    middle = start.clamp(min=min(TAIL_LOGIT, stop))
+    middle = start.clamp(min=TAIL_LOGIT)
     tail = torch.exp(-(1 - q) * middle) * _integral_of_exp(1 - q, middle - start)
 
     nodes, weights = (values.to(middle.device) for values in _gauss_legendre(NODES))

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from components.config import ModelSettings
 from components.errors import UserError
 from components.rollout.engine import Markers
+
+# A bar for every file that is read or written would drown the progress of the step itself.
+logging.disable_progress_bar()
 
 
 def load_model(source: str | Path, *, revision: str | None = None, dtype: str = "float32") -> PreTrainedModel:

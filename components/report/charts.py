@@ -6,12 +6,16 @@ Matplotlib is slow to import: import this module where charts are drawn, not bef
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from components.config import Arm, Method
@@ -59,13 +63,15 @@ STYLE = {
 }
 WIDTH = 380  # points: as wide as a phone, half as wide as a desk
 LABEL_GAP = 10.5  # points between two labels
-MOST_POINTS = 150  # of a curve
+MOST_POINTS = 60  # of a curve; fewer where single steps only hide the course
+FEW_POINTS = 12  # are marked each
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def shade(arm: Arm, *, dark: bool) -> str:
     """The colour of an arm: its method's hue, the further from the background the higher q is."""
     hue = [int(HUES[arm.method][i : i + 2], 16) for i in (1, 3, 5)]
-    weight = 0.0 if arm.q is None else 0.45 - 0.75 * arm.q
+    weight = 0.0 if arm.q is None else 0.5 - 0.95 * arm.q
     target = (0 if dark else 255) if weight > 0 else (255 if dark else 0)
     if dark:
         weight -= 0.1
@@ -77,11 +83,12 @@ def colour(results: Results, item: ArmResults) -> str:
     return f"#0101{results.ordered.index(item):02x}"
 
 
+@matplotlib.rc_context(STYLE)
 def maj_at_k(results: Results) -> str:
     """maj@k of every arm: a dot and an interval a seed, and the median where there are several."""
     spacing = 4.5
     heights = [max(20.0, spacing * len(item.runs) + 9) for item in results.ordered]
-    figure, axes = _axes(WIDTH, sum(heights) + 46, left=104, right=40, bottom=30, top=16)
+    axes = _axes(WIDTH, sum(heights) + 46, left=104, right=40, bottom=30, top=16)
     top = 0.0
     for item, height in zip(results.ordered, heights, strict=True):
         middle, tint = top + height / 2, colour(results, item)
@@ -92,8 +99,9 @@ def maj_at_k(results: Results) -> str:
         value = item.figures.maj_at_k.value
         if len(item.runs) > 1:
             axes.plot([value] * 2, [top + 2, top + height - 2], color=INK, linewidth=1.3, clip_on=False)
-        _note(axes, -8, middle, item.label, ha="right")
-        axes.annotate(percent(value), (1, middle), (6, 0), ("axes fraction", "data"), "offset points", va="center")
+        beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        axes.annotate(item.label, (0, middle), (-8, 0), ha="right", **beside)
+        axes.annotate(percent(value), (1, middle), (6, 0), **beside)
         top += height
     figures = [results.base, *(run.figures for item in results.arms for run in item.runs)]
     _percent_axis(axes.xaxis, limit := _nice_limit(max(found.maj_at_k.high for found in figures)))
@@ -105,44 +113,60 @@ def maj_at_k(results: Results) -> str:
         color=FAINT, ha="left" if base.value < limit / 2 else "right",
     )  # fmt: skip
     axes.set_xlabel(f"maj@{results.k} of {results.examples} {results.split} problems")
-    return _svg(figure, f"maj@{results.k} of every arm with 95% intervals")
+    return _svg(axes, f"maj@{results.k} of every arm with 95% intervals")
 
 
+@matplotlib.rc_context(STYLE)
 def curves(
-    results: Results, column: str, what: str, *, log: bool = False, shares: bool = False, height: float = 235
+    results: Results,
+    column: str,
+    what: str,
+    *,
+    log: bool = False,
+    shares: bool = False,
+    points: int = MOST_POINTS,
+    height: float = 235,
 ) -> str | None:
     """A column of curves.csv over steps, a thin line a seed and the median over seeds thick; None if no arm has it."""
     found = {
         item.label: (item, lines)
         for item in results.ordered
-        if (lines := [_line(run.curves, column) for run in item.runs if column in run.curves])
+        if (lines := [_line(run.curves, column, points) for run in item.runs if column in run.curves])
     }
     values = [values for _, lines in found.values() for _, values in lines]
     if not any(len(line) for line in values):
         return None
-    floor = _floor(np.concatenate(values)) if log else None
-    figure, axes = _axes(WIDTH, height, left=40, right=96, bottom=32)
+    floor, zero = (_floor(np.concatenate(values)) if log else None) or (None, False)
+    axes = _axes(WIDTH, height, left=40, right=104, bottom=32)
     ends: dict[str, tuple[float, float, str]] = {}
     for label, (item, lines) in found.items():
-        dash = "-" if item.arm.q is not None else (0, (4, 1.5))
         shown = [(steps, np.maximum(line, floor) if floor else line) for steps, line in lines if len(steps)]
         for steps, line in shown if len(shown) > 1 else []:
-            axes.plot(steps, line, color=colour(results, item), linewidth=0.7, alpha=0.35, linestyle=dash)
+            axes.plot(steps, line, linewidth=0.7, alpha=0.35, markersize=2, **_stroke(results, item, line, floor))
         if shown:
             steps, line = _median(shown)
-            single = {"marker": MARKERS[item.arm.method], "markersize": 3.5} if len(steps) < 12 else {}
-            axes.plot(steps, line, color=colour(results, item), linewidth=1.7, linestyle=dash, clip_on=False, **single)
+            axes.plot(steps, line, linewidth=1.7, markersize=3.5, clip_on=False, **_stroke(results, item, line, floor))
             ends[label] = (steps[-1], line[-1], colour(results, item))
-    _scale(axes, floor, shares=shares)
+    highest = max(line.max() for line in values if len(line))
+    if floor:
+        _log_axis(axes, floor, zero, highest)
+    elif shares:
+        _percent_axis(axes.yaxis, limit := _nice_limit(highest))
+        axes.set_ylim(0, limit)
+    else:
+        axes.set_ylim(0, 1.05 * highest or 1)
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+    axes.set_xlim(left=0)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     _label_ends(axes, ends)
-    return _svg(figure, f"{what} over steps, a line an arm")
+    return _svg(axes, f"{what} over steps, a line an arm")
 
 
+@matplotlib.rc_context(STYLE)
 def problems(results: Results, item: ArmResults) -> str:
     """Accuracy on each problem, from the best to the worst; a thin line a seed."""
-    figure, axes = _axes(180, 96, left=30, right=8, bottom=18, top=6)
+    axes = _axes(180, 96, left=30, right=8, bottom=18, top=6)
     lines = [np.sort([sample.accuracy for sample in run.samples])[::-1] for run in item.runs]
     share = (np.arange(results.examples) + 0.5) / results.examples
     tint = colour(results, item)
@@ -152,16 +176,17 @@ def problems(results: Results, item: ArmResults) -> str:
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
-    return _svg(figure, f"{item.label}: accuracy on each problem, sorted")
+    return _svg(axes, f"{item.label}: accuracy on each problem, sorted")
 
 
+@matplotlib.rc_context(STYLE)
 def probe(results: Results) -> str:
     """The histogram of log10 P of the untrained model; impossible answers at the far left."""
     found = results.probe
     logs = found.log_p[np.isfinite(found.log_p)] / math.log(10)
     impossible = len(found.log_p) - len(logs)
     reach = -math.log10(found.group_size)
-    figure, axes = _axes(WIDTH, 190, left=34, right=14, bottom=34, top=30)
+    axes = _axes(WIDTH, 190, left=34, right=14, bottom=34, top=30)
     low = math.floor(min([reach, *logs]))
     width = 0.25 if low > -8 else 0.5 if low > -20 else 1.0
     bins = np.arange(low, width / 2, width)
@@ -184,14 +209,119 @@ def probe(results: Results) -> str:
     axes.yaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
     axes.set_xlabel("P of the untrained model")
     axes.set_ylabel("problems")
-    return _svg(figure, "How often P of the untrained model has which size")
+    return _svg(axes, "How often P of the untrained model has which size")
 
 
 def _axes(
     width: float, height: float, *, left: float = 40, right: float = 10, bottom: float = 30, top: float = 10
-) -> tuple[Figure, Axes]:
-    """A figure and its axes with margins in points."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((width / 72, height / 72), facecolor="none")
-        box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
-        return figure, figure.add_axes(box)
+) -> Axes:
+    """The axes of a new figure, with margins in points."""
+    figure = Figure((width / 72, height / 72), facecolor="none")
+    box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+    return figure.add_axes(box)
+
+
+def _line(curves: Mapping[str, Values], column: str, points: int) -> tuple[Values, Values]:
+    """Steps and values where there are any, means over blocks of steps where there are too many to draw."""
+    here = np.isfinite(curves[column])
+    steps, values = curves["step"][here], curves[column][here]
+    size = math.ceil(len(steps) / points) or 1
+    starts = np.arange(0, len(steps), size)
+    if size == 1:
+        return steps, values
+    counts = np.diff([*starts, len(steps)])
+    return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+def _median(lines: Sequence[tuple[Values, Values]]) -> tuple[Values, Values]:
+    shortest = min((steps for steps, _ in lines), key=len)
+    return shortest, np.median([values[: len(shortest)] for _, values in lines], axis=0)
+
+
+def _stroke(results: Results, item: ArmResults, line: Values, floor: float | None) -> dict[str, Any]:
+    """A line; dots where values are few, or where zeros on a log axis would make it a row of spikes."""
+    tint, marker = colour(results, item), MARKERS[item.arm.method]
+    if floor and (line <= floor).any():
+        return {"color": tint, "linestyle": "none", "marker": marker, "markeredgewidth": 0}
+    return {"color": tint, "linestyle": "-", "marker": marker if len(line) < FEW_POINTS else ""}
+
+
+def _floor(values: Values) -> tuple[float, bool] | None:
+    """The power of ten where a log axis starts, and whether it stands for zero; None if nothing is positive."""
+    positive = values[values > 0]
+    if not len(positive):
+        return None
+    lowest = 10.0 ** math.floor(math.log10(positive.min()))
+    zero = len(positive) < len(values)
+    return (lowest / 10 if zero else lowest), zero
+
+
+def _log_axis(axes: Axes, floor: float, zero: bool, highest: float) -> None:
+    axes.set_yscale("log")
+    axes.set_ylim(floor, 10.0 ** math.ceil(math.log10(highest)))
+    axes.yaxis.set_major_locator(ticker.LogLocator(numticks=8))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(
+        ticker.FuncFormatter(lambda value, _: "0" if zero and value <= floor else _power(math.log10(value)))
+    )
+
+
+def _percent_axis(axis: Axis, limit: float) -> None:
+    axis.set_major_locator(ticker.MaxNLocator(5))
+    axis.set_major_formatter(ticker.PercentFormatter(1, decimals=0 if limit >= 0.1 else 1))
+
+
+def _nice_limit(highest: float) -> float:
+    return min(1.0, max(0.1, math.ceil(11 * highest) / 10))
+
+
+def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Write each line's name beside its last point, moved apart where they would overlap."""
+    box, figure = axes.get_position(), axes.get_figure()
+    assert figure is not None
+    width, height = (72 * figure.get_size_inches() * box.size).tolist()
+    to_points = axes.transData + axes.transAxes.inverted()
+    wanted = [height * to_points.transform((x, y))[1] for x, y, _ in ends.values()]
+    for (label, (x, y, tint)), place in zip(ends.items(), spread(wanted, LABEL_GAP, height), strict=True):
+        axes.annotate(
+            label, (x, y), (1 + 13 / width, place / height), "data", "axes fraction", va="center",
+            arrowprops={"arrowstyle": "-", "color": tint, "linewidth": 0.9, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def spread(wanted: Sequence[float], gap: float, height: float) -> list[float]:
+    """Places between 0 and height near the wanted ones, in their order and at least a gap apart while there is room."""
+    gap = min(gap, height / max(1, len(wanted) - 1))
+    order = np.argsort(wanted, kind="stable")
+    places = np.array(wanted, dtype=np.float64)
+    for before, after in pairwise(order):
+        places[after] = max(places[after], places[before] + gap)
+    limit = height
+    for index in order[::-1]:
+        places[index] = min(places[index], limit)
+        limit = places[index] - gap
+    return places.tolist()
+
+
+def _power(exponent: float) -> str:
+    """A power of ten in Unicode, since a chart's text is the page's text."""
+    return "1" if round(exponent) == 0 else "10" + str(round(exponent)).translate(SUPERSCRIPT)
+
+
+def _svg(axes: Axes, title: str) -> str:
+    """The figure as an <svg> element; equal figures give equal bytes."""
+    out = io.StringIO()
+    figure = axes.get_figure()
+    assert figure is not None
+    with matplotlib.rc_context({"svg.hashsalt": title}):  # ids of two charts differ, those of one never change
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = out.getvalue()
+    view = re.search(r'viewBox="([^"]+)"', text)
+    assert view is not None
+    body = text[text.index(">", view.end()) + 1 :]
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # would style the page
+    body = re.sub(r' id="[a-zA-Z.]+_?\d*_\d+"', "", body)  # names of groups, the same in every chart
+    body = re.sub(r'font-family: [^;"]+', "font-family: inherit", body)
+    body = re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], body)
+    body = re.sub(r"#0101([0-9a-f]{2})", lambda match: f"var(--arm-{int(match[1], 16)})", body)
+    return f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(title)}">{body}'

@@ -1,11 +1,12 @@
 """The same figures for the terminal, as rich tables within 100 columns."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from components.evaluation.compare import Comparison
 from components.evaluation.metrics import Estimate
 from components.report.results import Figures, Results
-from components.report.verdict import GOOD, interval, outcome, percent, verdicts
+from components.report.verdict import GOOD, outcome, verdicts
 
 
 def results_table(results: Results) -> Table:
@@ -42,7 +43,7 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> Table:
     )
     table.add_column("")
     for name in (first, second, "difference"):
-        table.add_column(_escaped(name), justify="right")
+        table.add_column(escape(name), justify="right")
     k = comparison.k
     pairs = {"p@1": comparison.p_at_1, f"p@{k}": comparison.p_at_k, f"maj@{k}": comparison.maj_at_k}
     for name, pair in pairs.items():
@@ -58,10 +59,6 @@ def _cells(figures: Figures) -> list[str]:
 
 
 def _cell(estimate: Estimate) -> str:
-    return _escaped(f"{percent(estimate.value).rstrip('%')} {interval(estimate)}")
+    low, high = (f"{100 * end:.{1 if end < 0.1 else 0}f}" for end in (estimate.low, estimate.high))
+    return f"{100 * estimate.value:.1f} \\[{low}, {high}]"
 
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

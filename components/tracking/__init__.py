@@ -1,1 +1,6 @@
 """What happened: every run and every checkpoint, kept in MLflow and found there again."""
+
+import os
+
+# Before MLflow is imported for the first time: its telemetry would send usage events to the outside.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -95,6 +95,13 @@ class Registry:
         with self.store.lock:
             return self.store.call(self._create_version, name, model, run_id, step, all_tags)
 
+    def add_metrics(self, name: str, version: int, metrics: Mapping[str, float]) -> None:
+        """Put figures on a version that is registered already, such as those of the test split."""
+        for key, value in metrics.items():
+            self.store.call(
+                self.store.client.set_model_version_tag, name, str(version), METRIC_TAG + key, repr(float(value))
+            )
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Let `name@alias` mean this version, and no longer the one it meant before.
 

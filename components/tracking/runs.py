@@ -72,6 +72,12 @@ class Tracker:
                 call(client.delete_run, made)
             return first
 
+    def log_figures(self, run_id: str, figures: Mapping[str, float], *, step: int) -> None:
+        """Add figures to a run that has ended, such as those of the test split."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value in figures.items()]
+        self.store.call(self.store.client.log_batch, run_id, metrics=metrics)
+
     def run(
         self,
         name: str,
@@ -194,6 +200,13 @@ class Run:
         """Make a checkpoint a version of the registered model `name`; see `Registry.register`."""
         return self._registry.register(folder, name, run_id=self.id, step=step, tags=tags, metrics=metrics)
 
+    def flush(self, limit: float = 5.0) -> None:
+        """Wait until the store has all metrics, but at most `limit` seconds: what is left is sent later.
+
+        Called before a checkpoint is written, so that a run that is killed behind it has lost no metric of it.
+        """
+        self._writer.flush(limit)
+
     def finish(self, status: str = "FINISHED") -> None:
         """Send the metrics that are left and end the run as FINISHED, FAILED or KILLED.
 
@@ -238,15 +251,23 @@ class _Writer:
         self._pending: list[Metric] = []  # extended here, cut by the thread; both are atomic
         self._closing = threading.Event()
         self._abandoned = threading.Event()
+        self._hurry = threading.Event()  # do not wait for the next few seconds to pass
         self._thread = threading.Thread(target=self._work, name="mlflow-metrics", daemon=True)
         self._thread.start()
 
     def put(self, metrics: list[Metric]) -> None:
         self._pending.extend(metrics)
 
+    def flush(self, limit: float) -> None:
+        deadline = time.monotonic() + limit
+        self._hurry.set()
+        while self._pending and not self.refusal and time.monotonic() < deadline:
+            time.sleep(0.01)
+
     def close(self, limit: float) -> int:
         """Send what is left for at most `limit` seconds; returns how many values could not be sent."""
         self._closing.set()
+        self._hurry.set()
         self._thread.join(limit)
         self._abandoned.set()
         return len(self._pending)
@@ -254,7 +275,9 @@ class _Writer:
     def _work(self) -> None:
         closing = False
         while not closing:
-            closing = self._closing.wait(FLUSH_SECONDS)  # nothing is put after it
+            self._hurry.wait(FLUSH_SECONDS)
+            self._hurry.clear()
+            closing = self._closing.is_set()  # nothing is put after it
             while batch := self._pending[:MAX_METRICS_PER_BATCH]:
                 if not self._delivered(batch):
                     return

@@ -1,0 +1,158 @@
+"""The report: one page that explains itself and needs no network, and results.json beside it."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from components.report import verdict
+from components.report.results import ArmResults, Results, Run, Samples, collect
+
+ANSWER_PROBLEMS = 6  # whose answers are shown
+COMMITMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # whose escape times are shown, beside those of the arms
+
+
+@dataclass(frozen=True)
+class Escape:
+    """How the theory orders the time to leave a start at p0: its leading term, and how often it is that of q = 1."""
+
+    q: float
+    time: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model said to one problem: its vote, and how many of its k samples were right."""
+
+    who: str
+    number: int | None  # the arm's place in the order by q; None for the base model
+    vote: str
+    right: int
+    vote_correct: bool
+
+
+def write_report(build: Path, arms: Sequence[str], seeds: Sequence[int], out: Path) -> Results:
+    """Write out/index.html and out/results.json from what the earlier steps left in the build folder.
+
+    Raises:
+        UserError: a file is missing or damaged, or not every run was evaluated on the same examples.
+    """
+    results = collect(build, arms, seeds)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = json.dumps(results.rows(), indent=1, allow_nan=False)
+    (out / "results.json").write_text(rows + "\n", encoding="utf-8")
+    (out / "index.html").write_text(render(results), encoding="utf-8")
+    return results
+
+
+def render(results: Results) -> str:
+    """The page. Equal results give equal bytes."""
+    # Both are slow to import, and whoever imports this module may have come for something else.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": verdict.percent, "interval": verdict.interval, "scientific": scientific}
+    charts = {name: Markup(svg) for name, svg in _charts(results).items()}
+    return environment.get_template("page.html.j2").render(
+        results=results,
+        headline=verdict.headline(results),
+        rule=verdict.rule(results),
+        outcomes=[verdict.outcome(arm, results) for arm in results.ordered],
+        steps=verdict.steps(results),
+        palette=_palette(results),
+        charts=charts,
+        problems=[Markup(svg) for svg in _problem_charts(results)],
+        impossible=int(np.isinf(results.probe.log_p).sum()),
+        escapes=escapes(results),
+        p0=math.exp(typical_log_p0(results)),
+        answers=answers(results),
+        runs=[(number, arm, run) for number, arm in enumerate(results.ordered) for run in arm.runs],
+    )
+
+
+def scientific(value: float) -> str:
+    """Two digits, and powers of ten as people write them: 0.012, 3.1 × 10⁻⁷."""
+    from components.report.charts import SUPERSCRIPT
+
+    if math.isinf(value):
+        return f"over 10{'308'.translate(SUPERSCRIPT)}"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.2g}" if abs(value) < 100 else f"{value:,.0f}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def typical_log_p0(results: Results) -> float:
+    """log P of a typical problem under the base model: the median, or the mean's where that is 0; -inf if both are."""
+    middle = float(np.quantile(results.probe.log_p, 0.5, method="lower"))
+    return middle if math.isfinite(middle) or not results.probe.mean else math.log(results.probe.mean)
+
+
+def escapes(results: Results) -> list[Escape]:
+    """The theory's escape times from a typical P, by q; empty where P is nowhere positive."""
+    from components.objective.tsallis import escape_time_order  # imports torch
+
+    log_p0 = typical_log_p0(results)
+    if not math.isfinite(log_p0) or log_p0 >= 0:
+        return []
+    commitments = sorted({*COMMITMENTS, *(item.arm.q for item in results.arms if item.arm.q is not None)})
+    slowest = escape_time_order(log_p0, 1.0).item()
+    times = [(q, escape_time_order(log_p0, q).item()) for q in commitments]
+    return [Escape(q, time, time / slowest) for q, time in times]
+
+
+def answers(results: Results) -> list[tuple[str, list[Answer]]]:
+    """The votes of every model's first seed on a few problems, from the easiest to the hardest for all models."""
+    models: list[tuple[str, int | None, list[Samples]]] = [("base model", None, results.base_samples)]
+    models += [(arm.label, number, arm.runs[0].samples) for number, arm in enumerate(results.ordered)]
+    said: dict[str, list[Answer]] = {}
+    for who, number, samples in models:
+        for sample in samples:
+            answer = Answer(who, number, sample.vote, sum(sample.correct), sample.vote_correct)
+            said.setdefault(sample.id, []).append(answer)
+    everyone = {sample.id for sample in results.arms[0].runs[0].samples}
+    ranked = sorted(everyone, key=lambda name: (-sum(answer.right for answer in said[name]), name))
+    chosen = np.unique(np.linspace(0, len(ranked) - 1, ANSWER_PROBLEMS).round().astype(int))
+    return [(ranked[index], said[ranked[index]]) for index in chosen]
+
+
+def _palette(results: Results) -> list[tuple[str, str]]:
+    from components.report.charts import shade
+
+    return [(shade(item.arm, dark=False), shade(item.arm, dark=True)) for item in results.ordered]
+
+
+def _charts(results: Results) -> dict[str, str]:
+    from components.report import charts
+
+    maj = f"maj@{results.k}"
+    drawn = {
+        "maj": charts.maj_at_k(results),
+        "probe": charts.probe(results),
+        "p": charts.curves(results, "train/p_estimate", "P", log=True),
+        "validation": charts.curves(results, f"validation/maj_at_{results.k}", f"Validation {maj}", shares=True),
+        "reward": charts.curves(results, "train/effective_reward", "Effective reward", log=True),
+        "norm": charts.curves(results, "train/grad_norm", "Gradient norm", log=True, points=20, height=170),
+        "samples": charts.curves(results, "train/effective_samples", "Effective sample size", points=20, height=170),
+        "silent": charts.curves(results, "train/groups_without_gradient", "Groups without gradient", points=20, height=170),
+    }
+    return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def _problem_charts(results: Results) -> Iterator[str]:
+    from components.report import charts
+
+    return (charts.problems(results, item) for item in results.ordered)
