@@ -38,7 +38,8 @@ HUES = {
 MARKERS = {Method.GRPO: "X", Method.GARL: "o", Method.GARL_PLUGIN: "v", Method.GARL_DEBIASED: "D", Method.PAFT: "s"}
 
 STYLE = {
-    "svg.fonttype": "none",
+    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the layout is the same on every machine
     "font.size": 8.5,
     "text.color": INK,
@@ -71,16 +72,17 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def shade(arm: Arm, *, dark: bool) -> str:
     """The colour of an arm: its method's hue, the further from the background the higher q is."""
     hue = [int(HUES[arm.method][i : i + 2], 16) for i in (1, 3, 5)]
-    weight = 0.0 if arm.q is None else 0.5 - 0.95 * arm.q
-    target = (0 if dark else 255) if weight > 0 else (255 if dark else 0)
-    if dark:
-        weight -= 0.1
+    if arm.q is None:
+        weight = 0.4 if dark else 0.0
+    else:
+        weight = 0.5 * arm.q if dark else 0.28 - 0.78 * arm.q
+    target = 255 if weight > 0 else 0
     return "#" + "".join(f"{round(part + (target - part) * abs(weight)):02x}" for part in hue)
 
 
 def colour(results: Results, item: ArmResults) -> str:
     """The stand-in for an arm's colour, which the page knows as --arm-N, N its place in the order by q."""
-    return f"#0101{results.ordered.index(item):02x}"
+    return f"#0101{[arm.name for arm in results.ordered].index(item.name):02x}"
 
 
 @matplotlib.rc_context(STYLE)

@@ -5,13 +5,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from components.report import verdict
-from components.report.results import ArmResults, Results, Run, Samples, collect
+from components.report.results import Results, Samples, collect
 
 ANSWER_PROBLEMS = 6  # whose answers are shown
 COMMITMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # whose escape times are shown, beside those of the arms
@@ -47,7 +45,7 @@ def write_report(build: Path, arms: Sequence[str], seeds: Sequence[int], out: Pa
     out.mkdir(parents=True, exist_ok=True)
     rows = json.dumps(results.rows(), indent=1, allow_nan=False)
     (out / "results.json").write_text(rows + "\n", encoding="utf-8")
-    (out / "index.html").write_text(render(results), encoding="utf-8")
+    (out / "index.html").write_text(render(results), encoding="utf-8", errors="replace")
     return results
 
 

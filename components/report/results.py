@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +23,8 @@ METHOD_NAMES = {
     Method.GARL_DEBIASED: "debiased GARL",
     Method.PAFT: "PAFT",
 }
+# What train.json tells of a run.
+MADE = ("steps", "best_step", "wall_seconds", "mlflow_run_id", "model_name", "model_version")
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,12 @@ class Figures:
     @classmethod
     def median(cls, seeds: "Sequence[Figures]") -> "Figures":
         """The median over seeds of each figure and, as the interval of a typical seed, of its two ends."""
-        return cls(
-            **{
-                field: Estimate(
-                    *(median(getattr(getattr(figures, field), end) for figures in seeds) for end in ("value", "low", "high"))
-                )
-                for field in cls.__dataclass_fields__
-            }
-        )
+        medians = {}
+        for field in cls.__dataclass_fields__:
+            estimates: list[Estimate] = [getattr(figures, field) for figures in seeds]
+            value, low, high = (median(ends) for ends in zip(*map(astuple, estimates), strict=True))
+            medians[field] = Estimate(value, low, high)
+        return cls(**medians)
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ class Results:
     def ordered(self) -> list[ArmResults]:
         """The arms by q, GRPO before all."""
         methods = list(Method)
-        return sorted(self.arms, key=lambda item: (-1 if item.arm.q is None else item.arm.q, methods.index(item.arm.method)))
+        return sorted(
+            self.arms, key=lambda item: (-1 if item.arm.q is None else item.arm.q, methods.index(item.arm.method))
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat object for the base model and for each run, as in results.json."""
         common = {"task": self.task, "start": self.start}
-        nobody = dict.fromkeys(
-            ("steps", "best_step", "wall_seconds", "checkpoint", "mlflow_run_id", "model_name", "model_version")
-        )
+        nobody = dict.fromkeys((*MADE, "checkpoint"))
         base = {"arm": "base", "method": "base", "q": None, "seed": None, "split": self.split}
         rows = [common | base | self._flat(self.base) | nobody]
         for item in self.arms:
@@ -171,23 +171,22 @@ def collect(build: Path, arms: Sequence[str], seeds: Sequence[int]) -> Results:
         UserError: a file is missing or damaged, or not every run was evaluated on the same examples.
     """
     evaluations = {(arm, seed): _evaluation(build, arm, seed) for arm in arms for seed in seeds}
-    first, *others = evaluations.items()
-    for other in others:
-        _check_same(first, other)
-    record, samples = first[1]
-    probe, base = _probe(build / "probe" / "probe.json", record["k"])
+    (first, common), *others = evaluations.items()
+    for other, evaluation in others:
+        _check_same(first, common, other, evaluation)
+    probe, base = _probe(build / "probe" / "probe.json", common.k)
     base_samples = build / "probe" / "samples.jsonl"
     return Results(
-        task=record["task"],
-        start=record["start"],
-        split=record["split"],
-        k=record["k"],
-        examples=len(samples),
+        task=common.task,
+        start=common.start,
+        split=common.split,
+        k=common.k,
+        examples=len(common.samples),
         probe=probe,
         base=base,
         base_samples=read_samples(base_samples) if base_samples.exists() else [],
         arms=[
-            ArmResults(arm, Arm.parse(arm), [_run(build, arm, seed, *evaluations[arm, seed]) for seed in seeds])
+            ArmResults(arm, Arm.parse(arm), [_run(build, arm, seed, evaluations[arm, seed]) for seed in seeds])
             for arm in arms
         ],
     )
@@ -206,28 +205,40 @@ def read_samples(path: Path, cure: str = "evaluate the model again.") -> list[Sa
         return samples
 
 
-def _evaluation(build: Path, arm: str, seed: int) -> tuple[dict[str, Any], list[Samples]]:
+@dataclass(frozen=True)
+class _Evaluation:
+    """One evaluation.json with the samples.jsonl beside it."""
+
+    task: str
+    start: str
+    split: str
+    k: int
+    checkpoint: str
+    figures: Figures
+    samples: list[Samples]
+
+
+def _evaluation(build: Path, arm: str, seed: int) -> _Evaluation:
     folder = build / "evaluate" / arm / str(seed)
     cure = f"run `thaw evaluate` for arm {arm}, seed {seed}, or `dvc repro` for all of them."
-    path = folder / "evaluation.json"
-    with _complete(path, cure):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"task", "start", "split", "k", "figures", "checkpoint"} - record.keys()
-        if missing:
-            raise KeyError(min(missing))
-    return record, read_samples(folder / "samples.jsonl", cure)
+    with _complete(folder / "evaluation.json", cure):
+        record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        plain = {name: record[name] for name in ("task", "start", "split", "k", "checkpoint")}
+        figures = Figures.read(record["figures"], record["k"])
+    return _Evaluation(**plain, figures=figures, samples=read_samples(folder / "samples.jsonl", cure))
 
 
-def _check_same(first: tuple[tuple[str, int], Any], other: tuple[tuple[str, int], Any]) -> None:
-    (name, (record, samples)), (other_name, (other_record, other_samples)) = first, other
-    settings = ("task", "start", "split", "k")
-    differs = [key for key in settings if record[key] != other_record[key]]
-    if {item.id for item in samples} != {item.id for item in other_samples}:
-        differs.append("examples")
-    if differs:
+def _check_same(
+    first: tuple[str, int], evaluation: _Evaluation, other: tuple[str, int], other_evaluation: _Evaluation
+) -> None:
+    ours, theirs = (
+        {"task": item.task, "start": item.start, "split": item.split, "k": item.k, "examples": {s.id for s in item.samples}}
+        for item in (evaluation, other_evaluation)
+    )
+    if differing := [name for name in ours if ours[name] != theirs[name]]:
         raise UserError(
-            f"arm {name[0]}, seed {name[1]} and arm {other_name[0]}, seed {other_name[1]} were evaluated with different"
-            f" {', '.join(differs)} and cannot share a report; `dvc repro` evaluates the older one again."
+            f"arm {first[0]}, seed {first[1]} and arm {other[0]}, seed {other[1]} were evaluated with different"
+            f" {', '.join(differing)} and cannot share a report; `dvc repro` evaluates what is out of date again."
         )
 
 
@@ -243,21 +254,21 @@ def _probe(path: Path, k: int) -> tuple[Probe, Figures]:
         return probe, Figures.read(record["base"], k)
 
 
-def _run(build: Path, arm: str, seed: int, evaluation: Mapping[str, Any], samples: list[Samples]) -> Run:
+def _run(build: Path, arm: str, seed: int, evaluation: _Evaluation) -> Run:
     folder = build / "train" / arm / str(seed)
     cure = f"run `thaw train` for arm {arm}, seed {seed}, or `dvc repro` for all of them."
-    with _complete(build / "evaluate" / arm / str(seed) / "evaluation.json", cure.replace("train", "evaluate")):
-        figures = Figures.read(evaluation["figures"], evaluation["k"])
     with _complete(folder / "train.json", cure):
         record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-        made = {
-            name: record[name]
-            for name in ("steps", "best_step", "wall_seconds", "mlflow_run_id", "model_name", "model_version")
-        }
+        made = {name: record[name] for name in MADE}
     with _complete(folder / "curves.csv", cure):
         curves = _curves(folder / "curves.csv")
     return Run(
-        seed=seed, figures=figures, samples=samples, curves=curves, checkpoint=evaluation["checkpoint"], **made
+        seed=seed,
+        figures=evaluation.figures,
+        samples=evaluation.samples,
+        curves=curves,
+        checkpoint=evaluation.checkpoint,
+        **made,
     )
 
 

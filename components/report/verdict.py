@@ -61,15 +61,12 @@ def outcome(arm: ArmResults, results: Results) -> str:
 
 def rule(results: Results) -> str:
     """The rule behind the verdicts, for the reader."""
-    moved = f"“moved” is above the base model by less, “{Verdict.FROZEN}” cannot be told from it, “{Verdict.FELL}” is below."
+    others = "“frozen” cannot be told from it, “fell” lies below."
     if results.start == "warm":
-        return (
-            f"A seed has improved when the interval of its maj@{results.k} lies above the base model's;"
-            f" “{Verdict.FROZEN}” cannot be told from it, “{Verdict.FELL}” is below."
-        )
+        return f"A seed improved when the interval of its maj@{results.k} lies above the base model's; {others}"
     return (
-        f"A seed has escaped when its maj@{results.k} is at least {ESCAPE_GAIN:.0%} of the problems above the base"
-        f" model's and their intervals do not overlap; {moved}"
+        f"A seed escaped when its maj@{results.k} is at least {100 * ESCAPE_GAIN:.0f} points above the base model's and"
+        f" their intervals do not overlap; “moved” lies above the base model by less, {others}"
     )
 
 
@@ -124,8 +121,10 @@ def _title(results: Results, good: Sequence[ArmResults], partly: Sequence[ArmRes
     some = f"{len(partly)} more in some seeds" if good else f"{len(partly)} of {len(results.arms)} arms in some seeds"
     if not good:
         return f"{some[0].upper()}{some[1:]} {did} {where}"
-    count = "All" if len(good) == len(results.arms) else f"{len(good)} of"
-    return f"{count} {len(results.arms)} arms {did} {where}" + (f", {some}" if partly else "")
+    count = f"{len(good)} of {len(results.arms)}"
+    if len(good) == len(results.arms):
+        count = "Both" if len(good) == 2 else f"All {len(good)}"
+    return f"{count} arms {did} {where}" + (f", {some}" if partly else "")
 
 
 def _did(results: Results) -> str:
@@ -144,6 +143,8 @@ def _every_seed(results: Results) -> str:
 def _best(results: Results) -> str:
     best = max(results.ordered, key=lambda arm: arm.figures.maj_at_k.value)
     figure, base = best.figures.maj_at_k, results.base.maj_at_k
+    if figure.value == base.value == 0:
+        return f"After {steps(results)} nothing solves a problem by majority: maj@{results.k} is 0, as the base model's is."
     who = best.label if len(results.arms) == 1 else f"The best arm, {best.label},"
     middle = " in its median seed" if len(best.runs) > 1 else ""
     return (

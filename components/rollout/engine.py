@@ -16,7 +16,8 @@ class Rollout:
     prompt_ids: the prompt, as given to the engine.
     rationale_ids: everything up to and including the end-of-thinking marker.
     answer_ids: what follows, with the end-of-turn token if it was sampled; empty when only rationales were asked for.
-    logprobs: the sampler's log p of every id of rationale_ids + answer_ids, in nats, forced ids included.
+    logprobs: the sampling model's log p of every id of rationale_ids + answer_ids, in nats, forced ids included; at
+        temperature 1, whatever the sampling's temperature was.
     finish_reason: "stop" when the model ended its turn (or its rationale, where only that was asked for), "length" when
         the budget ended it.
     forced_end: how many of the last rationale_ids were forced by the budget rather than sampled; these carry no score
@@ -95,8 +96,13 @@ def check_request(
     context: the most ids of prompt and completion that the model takes; None where it knows no limit.
 
     Raises:
-        UserError: a prompt is empty or too long, or the budget leaves no room for the marker and an answer.
+        UserError: a prompt is empty or too long, or the budget has no room for rationale, marker and answer.
     """
+    if sampling.rationale_budget < 1:
+        raise UserError(
+            f"rollout.answer_reserve = {sampling.answer_reserve} leaves no room for a rationale;"
+            f" keep it below rollout.max_new_tokens = {sampling.max_new_tokens}."
+        )
     if sampling.answer_reserve <= len(markers.end_of_thinking):
         raise UserError(
             f"rollout.answer_reserve = {sampling.answer_reserve} leaves no room for an answer behind the"

@@ -119,8 +119,9 @@ class _Batch:
 
     def _sample(self) -> torch.Tensor:
         """Put one more token on every live rollout: sampled, or the next id of a forced marker."""
-        logprobs = (self.logits.float() / self.sampling.temperature).log_softmax(-1)
-        tokens = torch.multinomial(logprobs.exp(), 1, generator=self.random_numbers)[:, 0]
+        logprobs = self.logits.float().log_softmax(-1)
+        probabilities = (logprobs / self.sampling.temperature).softmax(-1)
+        tokens = torch.multinomial(probabilities, 1, generator=self.random_numbers)[:, 0]
         rows = self.rows[self.live]
         at = self.length[rows]
         forced = at - self.force_from[rows]

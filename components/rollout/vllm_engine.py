@@ -46,8 +46,8 @@ class VllmEngine:
     Where torch.distributed is used as well (DeepSpeed), it must be initialised before this engine is made: in the other
     order vLLM founds a process group of its own, of one process, and every rank trains alone.
 
-    torch's, NumPy's and Python's random states, torch's thread count and torch.set_num_threads survive this engine, though
-    vLLM touches them all. What cannot be undone: on a CPU, vLLM binds the memory of the process to its NUMA node and puts
+    The random states of torch, NumPy and Python, torch's thread count and torch.set_num_threads are kept, though vLLM
+    changes them all. What is not undone: on a CPU, vLLM binds the memory of the process to its NUMA node and puts
     LD_PRELOAD and LOCAL_WORLD_SIZE into the environment of later child processes.
     """
 
@@ -65,9 +65,8 @@ class VllmEngine:
         config = self._engine.model_config
         # vLLM's own limit: less than the model's where the key-value cache holds less.
         self.context: int = config.max_model_len
-        self._weight_names = _weight_names(
-            folder, tied=bool(getattr(config.hf_text_config, "tie_word_embeddings", False))
-        )
+        tied = getattr(config.hf_text_config, "tie_word_embeddings", False)
+        self._weight_names = _weight_names(folder, tied=tied)
         self._request_numbers = itertools.count()
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
@@ -133,7 +132,7 @@ class VllmEngine:
         self.close()
 
     def _run(self, drafts: Sequence["_Draft"]) -> None:
-        """Sample until every draft is finished: each answer of vLLM is put on its draft, which may then ask for more."""
+        """Sample until every draft is finished: what vLLM returns is put on its draft, which may then ask for more."""
         deadline = _Deadline(self.timeout_seconds)
         waiting: dict[str, _Draft] = {}
         try:
@@ -159,7 +158,7 @@ class VllmEngine:
 
 @dataclass
 class _Draft:
-    """A rollout in the making; its state is the ids so far, where a forced marker began and where the rationale ended."""
+    """A rollout in the making: the ids so far, where a forced marker began, and where the rationale ended."""
 
     prompt: tuple[int, ...]
     seed: tuple[int, int, int]
@@ -324,7 +323,7 @@ def _threads_kept() -> Iterator[None]:
 
 
 def _weight_names(folder: Path, *, tied: bool) -> frozenset[str]:
-    """What the policy's state_dict must hold: the names in its folder, and the head, which a folder leaves out if tied."""
+    """What the policy's state_dict must hold: the names in its folder, and the head, which is not stored if tied."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
