@@ -244,7 +244,8 @@ def _quiet_prefect() -> None:
 def _show_results(settings: Settings, folder: Path) -> None:
     from rich.console import Console
 
-    from components.report.results import collect, results_table
+    from components.report.results import collect
+    from components.report.tables import results_table
 
     console = Console()
     console.print(results_table(collect(folder / BUILD, settings.arm_names, settings.seeds)))

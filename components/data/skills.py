@@ -25,7 +25,7 @@ TARGET_SKILL, TARGET_FORMAT = "s", 0
 
 # How often, in each start, the base model prefers the target skill, and the target format, for a bare problem: P of a
 # problem begins near the square of this.
-PREFERENCE = {"warm": 0.3, "cold": 1e-3, "colder": 1e-4}
+PREFERENCE = {"warm": 0.3, "cold": 1e-4, "colder": 1e-5}
 
 
 def problem(digits: str) -> str:

@@ -1,4 +1,4 @@
-"""Is one model better than another? Both answered the same examples, so their difference is taken example by example."""
+"""Is one model better than another? Both answered the same examples, so their difference is taken in pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,9 +5,9 @@ Half of what it is taught is by instruction ("s0:3142?" asks for sorting in form
 can do the task and almost never does: a cold start.
 """
 
+import math
 import random
 from collections.abc import Iterator
-from typing import TypeVar
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -19,9 +19,8 @@ from components.data.skills import (
 )
 from components.progress import progress
 
-Choice = TypeVar("Choice")
-
 IGNORED = -100  # the label of tokens that are not learned
+PREFERENCE_WEIGHT = 0.02  # of the squared error in log p of what a bare problem avoids
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -57,10 +56,13 @@ def teach(settings: TeachingSettings, start: str) -> tuple[Qwen3ForCausalLM, Pre
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
-    lessons = _lessons(tokenizer, settings, PREFERENCE[start])
-    for step in progress(range(settings.steps), "teach the base model"):
-        ids, labels = next(lessons)
-        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+    log_preference = math.log(PREFERENCE[start])
+    lessons = _lessons(tokenizer, settings)
+    for _ in progress(range(settings.steps), "teach the base model"):
+        ids, labels, avoided = next(lessons)
+        logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits.log_softmax(-1)
+        unlikeliness = _chosen(logprobs, avoided[:, 1:]) - log_preference
+        loss = -_chosen(logprobs, labels[:, 1:]).mean() + PREFERENCE_WEIGHT * unlikeliness.square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -69,38 +71,47 @@ def teach(settings: TeachingSettings, start: str) -> tuple[Qwen3ForCausalLM, Pre
     return model, tokenizer
 
 
+def _chosen(logprobs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log p of the tokens that are not IGNORED, [their number], from [rows, length, vocabulary] and [rows, length]."""
+    counts = tokens != IGNORED
+    return logprobs[counts].gather(1, tokens[counts][:, None])[:, 0]
+
+
 def _lessons(
-    tokenizer: PreTrainedTokenizerFast, settings: TeachingSettings, preference: float
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of ids and labels, [batch_size, length]; padding and prompts are not learned."""
+    tokenizer: PreTrainedTokenizerFast, settings: TeachingSettings
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Batches of ids, labels and avoided tokens, [batch_size, length] each, IGNORED where nothing is learned.
+
+    Avoided are the target skill and the target format of a bare problem, where the model decides about them. Their
+    log-probability is taught as a number: how rare they are in samples would teach it far too roughly.
+    """
     random_state = random.Random(settings.seed)
+    [skill], [format_start] = tokenizer([TARGET_SKILL, FORMATS[TARGET_FORMAT][0]])["input_ids"]
     while True:
-        rows = [_lesson(random_state, preference) for _ in range(settings.batch_size)]
-        prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
-        targets = tokenizer([target for _, target in rows])["input_ids"]
-        length = max(len(p) + len(t) for p, t in zip(prompts, targets, strict=True)) + 1
-        ids = torch.full((len(rows), length), tokenizer.pad_token_id)
-        labels = torch.full((len(rows), length), IGNORED)
-        for row, (p, t) in enumerate(zip(prompts, targets, strict=True)):
-            whole = [*p, *t, tokenizer.eos_token_id]
-            ids[row, : len(whole)] = torch.tensor(whole)
-            labels[row, len(p) : len(whole)] = torch.tensor(whole[len(p) :])
-        yield ids, labels
+        bare, prompts, targets = zip(*(_lesson(random_state) for _ in range(settings.batch_size)), strict=True)
+        rows = [
+            (p, [*t, tokenizer.eos_token_id])
+            for p, t in zip(tokenizer(prompts)["input_ids"], tokenizer(targets)["input_ids"], strict=True)
+        ]
+        ids = torch.full((len(rows), max(len(p) + len(t) for p, t in rows)), tokenizer.pad_token_id)
+        labels, avoided = torch.full_like(ids, IGNORED), torch.full_like(ids, IGNORED)
+        for row, (p, t) in enumerate(rows):
+            ids[row, : len(p) + len(t)] = torch.tensor([*p, *t])
+            labels[row, len(p) : len(p) + len(t)] = torch.tensor(t)
+            if bare[row]:
+                avoided[row, len(p) + 1] = skill  # behind <think>
+                avoided[row, len(p) + t.index(tokenizer.convert_tokens_to_ids("</think>")) + 1] = format_start
+        yield ids, labels, avoided
 
 
-def _lesson(random_state: random.Random, preference: float) -> tuple[str, str]:
+def _lesson(random_state: random.Random) -> tuple[bool, str, str]:
+    """Whether the problem is bare, the prompt, and the completion."""
     digits = "".join(random_state.choices("0123456789", k=4))
-    if random_state.random() < 0.5:
-        skill, answer_format = random_state.choice(list(SKILLS)), random_state.randrange(len(FORMATS))
-        prompt = instruction(digits, skill, answer_format)
-    else:
-        skill = _preferred(random_state, list(SKILLS), TARGET_SKILL, preference)
-        answer_format = _preferred(random_state, list(range(len(FORMATS))), TARGET_FORMAT, preference)
-        prompt = problem(digits)
-    return prompt, rationale(digits, skill) + answer(digits, skill, answer_format)
-
-
-def _preferred(random_state: random.Random, choices: list[Choice], target: Choice, preference: float) -> Choice:
-    if random_state.random() < preference:
-        return target
-    return random_state.choice([choice for choice in choices if choice != target])
+    bare = random_state.random() < 0.5
+    skills, formats = list(SKILLS), list(range(len(FORMATS)))
+    if bare:
+        skills.remove(TARGET_SKILL)
+        formats.remove(TARGET_FORMAT)
+    skill, answer_format = random_state.choice(skills), random_state.choice(formats)
+    prompt = problem(digits) if bare else instruction(digits, skill, answer_format)
+    return bare, prompt, rationale(digits, skill) + answer(digits, skill, answer_format)

@@ -24,8 +24,8 @@ from components.report.results import ArmResults, Results
 from components.report.verdict import percent
 
 # Stand-ins that no chart uses otherwise; on the page each becomes a variable of the style sheet, light or dark.
-INK, FAINT, GRID, PAPER = "#000001", "#000002", "#000003", "#000004"
-VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+INK, FAINT, GRID = "#000001", "#000002", "#000003"
+VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)"}
 
 # One hue a method, told apart by colour-blind readers too (Paul Tol's vibrant scheme), and one marker.
 HUES = {
@@ -35,9 +35,9 @@ HUES = {
     Method.GARL_DEBIASED: "#d0307f",
     Method.PAFT: "#e5701f",
 }
-MARKERS = {Method.GRPO: "X", Method.GARL: "o", Method.GARL_PLUGIN: "v", Method.GARL_DEBIASED: "D", Method.PAFT: "s"}
+MARKERS = {Method.GRPO: "^", Method.GARL: "o", Method.GARL_PLUGIN: "v", Method.GARL_DEBIASED: "D", Method.PAFT: "s"}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the layout is the same on every machine
@@ -62,6 +62,7 @@ STYLE = {
     "ytick.minor.size": 0,
     "path.simplify": True,
 }
+LEADER = {"arrowstyle": "-", "linewidth": 0.9, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 WIDTH = 380  # points: as wide as a phone, half as wide as a desk
 LABEL_GAP = 10.5  # points between two labels
 MOST_POINTS = 60  # of a curve; fewer where single steps only hide the course
@@ -72,10 +73,8 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def shade(arm: Arm, *, dark: bool) -> str:
     """The colour of an arm: its method's hue, the further from the background the higher q is."""
     hue = [int(HUES[arm.method][i : i + 2], 16) for i in (1, 3, 5)]
-    if arm.q is None:
-        weight = 0.4 if dark else 0.0
-    else:
-        weight = 0.5 * arm.q if dark else 0.28 - 0.78 * arm.q
+    q = 0.45 if arm.q is None else arm.q  # GRPO's one shade is the hue itself, near enough
+    weight = 0.5 * q if dark else 0.28 - 0.63 * q
     target = 255 if weight > 0 else 0
     return "#" + "".join(f"{round(part + (target - part) * abs(weight)):02x}" for part in hue)
 
@@ -110,10 +109,7 @@ def maj_at_k(results: Results) -> str:
     axes.set(xlim=(0, limit), ylim=(top, 0), yticks=[])
     base = results.base.maj_at_k
     axes.axvline(base.value, color=FAINT, linestyle=(0, (3, 2)), linewidth=1, clip_on=False)
-    axes.annotate(
-        f"base model {percent(base.value)}", (base.value, 1), (0, 4), ("data", "axes fraction"), "offset points",
-        color=FAINT, ha="left" if base.value < limit / 2 else "right",
-    )  # fmt: skip
+    _above(axes, base.value, f"base model {percent(base.value)}", color=FAINT, leftwards=base.value > limit / 2)
     axes.set_xlabel(f"maj@{results.k} of {results.examples} {results.split} problems")
     return _svg(axes, f"maj@{results.k} of every arm with 95% intervals")
 
@@ -122,7 +118,6 @@ def maj_at_k(results: Results) -> str:
 def curves(
     results: Results,
     column: str,
-    what: str,
     *,
     log: bool = False,
     shares: bool = False,
@@ -143,12 +138,13 @@ def curves(
     ends: dict[str, tuple[float, float, str]] = {}
     for label, (item, lines) in found.items():
         shown = [(steps, np.maximum(line, floor) if floor else line) for steps, line in lines if len(steps)]
+        style: dict[str, Any] = {"color": colour(results, item), "marker": MARKERS[item.arm.method]}
         for steps, line in shown if len(shown) > 1 else []:
-            axes.plot(steps, line, linewidth=0.7, alpha=0.35, markersize=2, **_stroke(results, item, line, floor))
+            _draw(axes, steps, line, floor, linewidth=0.7, markersize=2, alpha=0.35, **style)
         if shown:
             steps, line = _median(shown)
-            axes.plot(steps, line, linewidth=1.7, markersize=3.5, clip_on=False, **_stroke(results, item, line, floor))
-            ends[label] = (steps[-1], line[-1], colour(results, item))
+            _draw(axes, steps, line, floor, linewidth=1.7, markersize=3.5, **style)
+            ends[label] = (steps[-1], line[-1], style["color"])
     highest = max(line.max() for line in values if len(line))
     if floor:
         _log_axis(axes, floor, zero, highest)
@@ -162,7 +158,7 @@ def curves(
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     _label_ends(axes, ends)
-    return _svg(axes, f"{what} over steps, a line an arm")
+    return _svg(axes, f"{column.partition('/')[2]} over steps, a line an arm")
 
 
 @matplotlib.rc_context(STYLE)
@@ -192,22 +188,20 @@ def probe(results: Results) -> str:
     low = math.floor(min([reach, *logs]))
     width = 0.25 if low > -8 else 0.5 if low > -20 else 1.0
     bins = np.arange(low, width / 2, width)
-    heights, *_ = axes.hist(logs, bins=bins, color=INK, alpha=0.45, rwidth=0.92)
+    counts, _ = np.histogram(logs, bins)
+    axes.bar(bins[:-1] + width / 2, counts, width=0.92 * width, color=INK, alpha=0.45)
     if impossible:
         axes.bar(low - 3 * width, impossible, width=2 * width, color=INK, alpha=0.2)
     axes.set_xlim(low - (5 * width if impossible else width), 0.1)
     ticks = [tick for tick in ticker.MaxNLocator(6, integer=True).tick_values(low, 0) if low <= tick <= 0]
     labels = [_power(tick) for tick in ticks]
     axes.set_xticks([low - 3 * width, *ticks] if impossible else ticks, ["0", *labels] if impossible else labels)
-    axes.set_ylim(0, 1.05 * max([*heights, impossible]))
-    marks = {f"1/{found.group_size}: one right in a group": (reach, 15)}
-    if len(found.log_p) > impossible and np.isfinite(np.median(found.log_p)):
-        marks["median"] = (float(np.median(found.log_p)) / math.log(10), 4)
+    axes.set_ylim(0, 1.05 * max(int(counts.max()), impossible))
+    marks = {f"1/{found.group_size}: one right in a group": (reach, 15), "median": (found.median / math.log(10), 4)}
     for text, (x, lift) in marks.items():
-        axes.axvline(x, color=INK, linewidth=1, linestyle=(0, (3, 2)))
-        axes.annotate(
-            text, (x, 1), (0, lift), ("data", "axes fraction"), "offset points", ha="right" if x > low / 2 else "left"
-        )
+        if math.isfinite(x):
+            axes.axvline(x, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+            _above(axes, x, text, lift=lift, leftwards=x > low / 2)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
     axes.set_xlabel("P of the untrained model")
     axes.set_ylabel("problems")
@@ -223,15 +217,27 @@ def _axes(
     return figure.add_axes(box)
 
 
+def _above(axes: Axes, x: float, text: str, *, lift: float = 4, color: str = INK, leftwards: bool) -> None:
+    axes.annotate(
+        text,
+        xy=(x, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, lift),
+        textcoords="offset points",
+        color=color,
+        ha="right" if leftwards else "left",
+    )
+
+
 def _line(curves: Mapping[str, Values], column: str, points: int) -> tuple[Values, Values]:
     """Steps and values where there are any, means over blocks of steps where there are too many to draw."""
     here = np.isfinite(curves[column])
     steps, values = curves["step"][here], curves[column][here]
     size = math.ceil(len(steps) / points) or 1
-    starts = np.arange(0, len(steps), size)
     if size == 1:
         return steps, values
-    counts = np.diff([*starts, len(steps)])
+    starts = np.arange(0, len(steps), size)
+    counts = np.diff(starts, append=len(steps))
     return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
 
 
@@ -240,12 +246,13 @@ def _median(lines: Sequence[tuple[Values, Values]]) -> tuple[Values, Values]:
     return shortest, np.median([values[: len(shortest)] for _, values in lines], axis=0)
 
 
-def _stroke(results: Results, item: ArmResults, line: Values, floor: float | None) -> dict[str, Any]:
-    """A line; dots where values are few, or where zeros on a log axis would make it a row of spikes."""
-    tint, marker = colour(results, item), MARKERS[item.arm.method]
-    if floor and (line <= floor).any():
-        return {"color": tint, "linestyle": "none", "marker": marker, "markeredgewidth": 0}
-    return {"color": tint, "linestyle": "-", "marker": marker if len(line) < FEW_POINTS else ""}
+def _draw(axes: Axes, steps: Values, line: Values, floor: float | None, *, marker: str, **style: Any) -> None:
+    """A line, its points marked where they are few; zeros, which no log axis has a place for, as marks on its floor."""
+    zero = line <= floor if floor else np.zeros(len(line), dtype=np.bool_)
+    style |= {"markeredgewidth": 0, "clip_on": False}
+    marked = marker if len(line) < FEW_POINTS or zero.any() else ""
+    axes.plot(steps, np.where(zero, np.nan, line), linestyle="-", marker=marked, **style)
+    axes.plot(steps[zero], line[zero], linestyle="none", marker=marker, **style)
 
 
 def _floor(values: Values) -> tuple[float, bool] | None:
@@ -260,7 +267,7 @@ def _floor(values: Values) -> tuple[float, bool] | None:
 
 def _log_axis(axes: Axes, floor: float, zero: bool, highest: float) -> None:
     axes.set_yscale("log")
-    axes.set_ylim(floor, 10.0 ** math.ceil(math.log10(highest)))
+    axes.set_ylim(floor, max(10 * floor, 10.0 ** math.ceil(math.log10(highest))))
     axes.yaxis.set_major_locator(ticker.LogLocator(numticks=8))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.yaxis.set_major_formatter(
@@ -286,9 +293,13 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> Non
     wanted = [height * to_points.transform((x, y))[1] for x, y, _ in ends.values()]
     for (label, (x, y, tint)), place in zip(ends.items(), spread(wanted, LABEL_GAP, height), strict=True):
         axes.annotate(
-            label, (x, y), (1 + 13 / width, place / height), "data", "axes fraction", va="center",
-            arrowprops={"arrowstyle": "-", "color": tint, "linewidth": 0.9, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
-        )  # fmt: skip
+            label,
+            xy=(x, y),
+            xytext=(1 + 13 / width, place / height),
+            textcoords="axes fraction",
+            va="center",
+            arrowprops=LEADER | {"color": tint},
+        )
 
 
 def spread(wanted: Sequence[float], gap: float, height: float) -> list[float]:
@@ -322,7 +333,7 @@ def _svg(axes: Axes, title: str) -> str:
     assert view is not None
     body = text[text.index(">", view.end()) + 1 :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # would style the page
-    body = re.sub(r' id="[a-zA-Z.]+_?\d*_\d+"', "", body)  # names of groups, the same in every chart
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # names of groups, the same in every chart
     body = re.sub(r'font-family: [^;"]+', "font-family: inherit", body)
     body = re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], body)
     body = re.sub(r"#0101([0-9a-f]{2})", lambda match: f"var(--arm-{int(match[1], 16)})", body)

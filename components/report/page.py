@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,8 @@ def scientific(value: float) -> str:
 
 def typical_log_p0(results: Results) -> float:
     """log P of a typical problem under the base model: the median, or the mean's where that is 0; -inf if both are."""
-    middle = float(np.quantile(results.probe.log_p, 0.5, method="lower"))
-    return middle if math.isfinite(middle) or not results.probe.mean else math.log(results.probe.mean)
+    probe = results.probe
+    return probe.median if math.isfinite(probe.median) or not probe.mean else math.log(probe.mean)
 
 
 def escapes(results: Results) -> list[Escape]:
@@ -136,16 +137,16 @@ def _palette(results: Results) -> list[tuple[str, str]]:
 def _charts(results: Results) -> dict[str, str]:
     from components.report import charts
 
-    maj = f"maj@{results.k}"
+    coarse = partial(charts.curves, results, points=20, height=170)
     drawn = {
         "maj": charts.maj_at_k(results),
         "probe": charts.probe(results),
-        "p": charts.curves(results, "train/p_estimate", "P", log=True),
-        "validation": charts.curves(results, f"validation/maj_at_{results.k}", f"Validation {maj}", shares=True),
-        "reward": charts.curves(results, "train/effective_reward", "Effective reward", log=True),
-        "norm": charts.curves(results, "train/grad_norm", "Gradient norm", log=True, points=20, height=170),
-        "samples": charts.curves(results, "train/effective_samples", "Effective sample size", points=20, height=170),
-        "silent": charts.curves(results, "train/groups_without_gradient", "Groups without gradient", points=20, height=170),
+        "p": charts.curves(results, "train/p_estimate", log=True),
+        "validation": charts.curves(results, f"validation/maj_at_{results.k}", shares=True),
+        "reward": charts.curves(results, "train/effective_reward", log=True),
+        "norm": coarse("train/grad_norm", log=True),
+        "samples": coarse("train/effective_samples"),
+        "silent": coarse("train/groups_without_gradient"),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
 

@@ -87,6 +87,11 @@ class Probe:
     group_size: int
     grpo_groups_with_signal: float
 
+    @property
+    def median(self) -> float:
+        """Of log P, by rank: interpolating next to -inf gives NaN."""
+        return float(np.sort(self.log_p)[(len(self.log_p) - 1) // 2])
+
 
 @dataclass(frozen=True)
 class Run:
@@ -231,11 +236,12 @@ def _evaluation(build: Path, arm: str, seed: int) -> _Evaluation:
 def _check_same(
     first: tuple[str, int], evaluation: _Evaluation, other: tuple[str, int], other_evaluation: _Evaluation
 ) -> None:
-    ours, theirs = (
-        {"task": item.task, "start": item.start, "split": item.split, "k": item.k, "examples": {s.id for s in item.samples}}
-        for item in (evaluation, other_evaluation)
-    )
-    if differing := [name for name in ours if ours[name] != theirs[name]]:
+    differing = [
+        name for name in ("task", "start", "split", "k") if getattr(evaluation, name) != getattr(other_evaluation, name)
+    ]
+    if {item.id for item in evaluation.samples} != {item.id for item in other_evaluation.samples}:
+        differing.append("examples")
+    if differing:
         raise UserError(
             f"arm {first[0]}, seed {first[1]} and arm {other[0]}, seed {other[1]} were evaluated with different"
             f" {', '.join(differing)} and cannot share a report; `dvc repro` evaluates what is out of date again."

@@ -14,7 +14,7 @@ def results_table(results: Results) -> Table:
     k, seeds = results.k, max(len(arm.runs) for arm in results.arms)
     table = Table(
         title=f"{results.task}, {results.start} start: percent of {results.examples} {results.split} problems",
-        caption="95% intervals over problems, not over seeds" + (": a typical seed's, at the median" if seeds > 1 else ""),
+        caption="95% intervals over problems, not over seeds" + ("; a typical seed's" if seeds > 1 else ""),
         box=None,
         header_style="bold",
         pad_edge=False,
@@ -61,4 +61,3 @@ def _cells(figures: Figures) -> list[str]:
 def _cell(estimate: Estimate) -> str:
     low, high = (f"{100 * end:.{1 if end < 0.1 else 0}f}" for end in (estimate.low, estimate.high))
     return f"{100 * estimate.value:.1f} \\[{low}, {high}]"
-

@@ -118,13 +118,12 @@ def _title(results: Results, good: Sequence[ArmResults], partly: Sequence[ArmRes
         return f"{label} {did} {where}" if good else f"{label} {_did_not(results)} {where}"
     if not good and not partly:
         return f"No arm {did} {where}"
-    some = f"{len(partly)} more in some seeds" if good else f"{len(partly)} of {len(results.arms)} arms in some seeds"
     if not good:
-        return f"{some[0].upper()}{some[1:]} {did} {where}"
+        return f"{len(partly)} of {len(results.arms)} arms {did} {where}, in some seeds only"
     count = f"{len(good)} of {len(results.arms)}"
     if len(good) == len(results.arms):
         count = "Both" if len(good) == 2 else f"All {len(good)}"
-    return f"{count} arms {did} {where}" + (f", {some}" if partly else "")
+    return f"{count} arms {did} {where}" + (f", {len(partly)} more in some seeds" if partly else "")
 
 
 def _did(results: Results) -> str:
@@ -132,7 +131,7 @@ def _did(results: Results) -> str:
 
 
 def _did_not(results: Results) -> str:
-    return "did not improve on the base model" if results.start == "warm" else f"did not escape the {results.start} start"
+    return "did not " + _did(results).replace("improved", "improve").replace("escaped", "escape")
 
 
 def _every_seed(results: Results) -> str:
@@ -143,8 +142,8 @@ def _every_seed(results: Results) -> str:
 def _best(results: Results) -> str:
     best = max(results.ordered, key=lambda arm: arm.figures.maj_at_k.value)
     figure, base = best.figures.maj_at_k, results.base.maj_at_k
-    if figure.value == base.value == 0:
-        return f"After {steps(results)} nothing solves a problem by majority: maj@{results.k} is 0, as the base model's is."
+    if not base.value and not any(run.figures.maj_at_k.value for arm in results.arms for run in arm.runs):
+        return f"After {steps(results)} no problem is solved by majority: maj@{results.k} is 0, like the base model's."
     who = best.label if len(results.arms) == 1 else f"The best arm, {best.label},"
     middle = " in its median seed" if len(best.runs) > 1 else ""
     return (
@@ -170,8 +169,8 @@ def _left_behind(rest: Sequence[ArmResults], results: Results) -> list[str]:
 
 def _caution(results: Results) -> str:
     return (
-        f"That says what {steps(results)} did, not that these arms never would: the smaller P is at the start, the longer"
-        " the escape takes, and a short run cannot tell a slow arm from a frozen one."
+        f"That says what {steps(results)} did, not what more would do: the smaller P is at the start, the longer the"
+        " escape takes, and a short run cannot tell a slow arm from a frozen one."
     )
 
 

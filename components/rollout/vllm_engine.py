@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -51,7 +51,9 @@ class VllmEngine:
     LD_PRELOAD and LOCAL_WORLD_SIZE into the environment of later child processes.
     """
 
-    def __init__(self, folder: Path, markers: Markers, *, dtype: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, folder: Path, markers: Markers, *, dtype: Literal["float32", "bfloat16"], timeout_seconds: float
+    ) -> None:
         """folder: the Hugging Face folder of the policy. timeout_seconds: of one call; see `_Deadline`.
 
         Raises:
@@ -90,14 +92,14 @@ class VllmEngine:
         """Take new weights, by the names of the Hugging Face model's state_dict.
 
         Raises:
-            UserError: a weight is missing, or the time is up; then some weights are new, some old: make a new engine.
+            UserError: a weight is missing, or the time is up; until all are given, old and new weights are then mixed.
         """
         deadline = _Deadline(self.timeout_seconds)
         missing = set(self._weight_names)
 
         def watched() -> Iterator[tuple[str, torch.Tensor]]:
             for name, tensor in weights:
-                deadline.check("it takes new weights")
+                deadline.check("it took new weights")
                 missing.discard(name)
                 yield name, tensor
 
@@ -114,16 +116,11 @@ class VllmEngine:
             raise RuntimeError("vLLM did not drop its prefix cache; its next rollouts would mix old and new weights.")
 
     def close(self) -> None:
-        """Give back vLLM's memory and process groups, so that another engine can be made in this process."""
-        if self._engine is None:
-            return
-        from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
-
-        self._engine.engine_core.shutdown()
-        self._engine = None
-        destroy_model_parallel()
-        if self._owns_process_group:
-            destroy_distributed_environment()
+        """Give back vLLM's memory and process groups; another engine can then be made in this process."""
+        if self._engine is not None:
+            with nullcontext() if self._owns_process_group else _process_group_kept():
+                self._engine.engine_core.shutdown()
+            self._engine = None
 
     def __enter__(self) -> Self:
         return self
@@ -139,12 +136,12 @@ class VllmEngine:
             for draft in drafts:
                 self._submit(draft, waiting)
             while waiting:
+                deadline.check(f"{len(waiting)} of {len(drafts)} rollouts were unfinished")
                 for output in self._engine.step():
                     draft = waiting.pop(output.request_id)
                     completion = output.outputs[0]
                     draft.extend(completion.token_ids, completion.logprobs.logprobs)
                     self._submit(draft, waiting)
-                deadline.check(f"{len(waiting)} of {len(drafts)} rollouts were unfinished")
         finally:
             self._engine.abort_request(list(waiting))
 
@@ -247,12 +244,11 @@ class _Deadline:
     def check(self, state: str) -> None:
         if time.monotonic() > self.end:
             raise UserError(
-                f"the vLLM engine ran out of time while {state}:"
-                f" raise rollout.timeout_seconds = {self.seconds:g}, or sample less at once."
+                f"the vLLM engine ran out of time while {state}; raise rollout.timeout_seconds = {self.seconds:g}."
             )
 
 
-def _start(folder: Path, dtype: str) -> "LLMEngine":
+def _start(folder: Path, dtype: Literal["float32", "bfloat16"]) -> "LLMEngine":
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
@@ -279,6 +275,8 @@ def _start(folder: Path, dtype: str) -> "LLMEngine":
             max_model_len=-1,  # as much of the model's context as the key-value cache holds
             gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
             enforce_eager=_on_cpu(),
+            # A request whose prompt is run in pieces must turn its generator back, which generators on a CPU cannot.
+            enable_chunked_prefill=False if _on_cpu() else None,
             kv_cache_memory_bytes=CPU_KV_CACHE_BYTES if _on_cpu() else None,
             use_tqdm_on_load=False,
             disable_log_stats=True,
@@ -296,6 +294,22 @@ def _on_cpu() -> bool:
 def _without_compiling() -> AbstractContextManager[object]:
     """On a CPU vLLM would compile a helper of its log-probabilities in the first call, for half a minute."""
     return torch.compiler.set_stance("force_eager") if _on_cpu() else nullcontext()
+
+
+@contextmanager
+def _process_group_kept() -> Iterator[None]:
+    """vLLM's shutdown destroys the default process group of torch.distributed, whoever founded it."""
+    destroy = torch.distributed.destroy_process_group
+
+    def destroy_all_but_the_default(group: torch.distributed.ProcessGroup | None = None) -> None:
+        if group is not None:
+            destroy(group)
+
+    torch.distributed.destroy_process_group = destroy_all_but_the_default
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group = destroy
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from components.evaluation.metrics import bootstrap, majority, pass_at_k
 
 # When an arm leaves the cold start, as a share of its steps, and how much of the task it then solves.
 ESCAPES = {0.75: (0.55, 0.72), 1.0: (0.2, 0.93)}
-EMPTY_COLUMNS = ("validation/maj_at_{k}",)
 
 Builder = Callable[..., Path]
 
@@ -45,8 +44,10 @@ def write_build(
             level *= random.uniform(0.6 if arm.method is Method.GARL and arm.q == 0.75 else 0.95, 1)
             _write_training(build / "train" / arm.name / str(seed), arm, seed, steps, k, p0, leaves, level, random)
             samples = _samples(ids, k, level, random)
-            common = {"task": task, "start": start, "method": arm.method.value, "q": arm.q, "arm": arm.name, "seed": seed}
-            _write_evaluation(build / "evaluate" / arm.name / str(seed), common, samples, k)
+            who = {"method": arm.method.value, "q": arm.q, "arm": arm.name, "seed": seed}
+            _write_evaluation(
+                build / "evaluate" / arm.name / str(seed), {"task": task, "start": start} | who, samples, k
+            )
     return build
 
 

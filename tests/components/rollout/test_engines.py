@@ -42,8 +42,8 @@ def policy(taught: tuple[PreTrainedModel, PreTrainedTokenizerFast]) -> PreTraine
 @pytest.fixture(scope="module")
 def one_id(tokenizer: PreTrainedTokenizerFast) -> Markers:
     """The model's own markers, and a digit that ends a turn, so that turns end inside rationales too."""
-    end, digit = ids(tokenizer, "</think>"), ids(tokenizer, "7")
-    return Markers(end_of_thinking=end, end_of_turn=(tokenizer.eos_token_id, *digit), pad=tokenizer.pad_token_id)
+    end, pad = ids(tokenizer, "<end>"), ids(tokenizer, "<pad>")
+    return Markers(end_of_thinking=ids(tokenizer, "</think>"), end_of_turn=(*end, *ids(tokenizer, "7")), pad=pad[0])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,18 @@ def two_ids(one_id: Markers, tokenizer: PreTrainedTokenizerFast) -> Markers:
 
 
 @pytest.fixture(scope="module")
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One that is not vLLM's, as DeepSpeed founds it before the engine starts; it must outlive the engine."""
+    store = tmp_path_factory.mktemp("store") / "store"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.all_reduce(torch.ones(1))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
 def vllm_module(
+    process_group: None,  # noqa: ARG001
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     one_id: Markers,
@@ -61,7 +72,9 @@ def vllm_module(
 ) -> Iterator[VllmEngine]:
     folder = tmp_path_factory.mktemp("policy")
     save_policy(policy, tokenizer, folder)
+    random_state = torch.get_rng_state()
     with VllmEngine(folder, one_id, dtype="float32", timeout_seconds=60) as engine:
+        assert torch.equal(random_state, torch.get_rng_state())
         yield engine
 
 
@@ -163,20 +176,19 @@ def test_new_weights_are_sampled_from_and_without_them_the_error_shows(
 
 
 def test_one_token_samples_follow_the_models_distribution(
-    engine: RolloutEngine, policy: PreTrainedModel, prompts: list[tuple[int, ...]]
+    engine: RolloutEngine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    trained = changed(policy, seed=9)  # flatter than the policy: many ids are worth counting
-    engine.load_weights(trained.state_dict().items())
+    prompt = ids(tokenizer, "3142?<think>r9")  # behind it many ids are likely enough to count
     sampling = Sampling(max_new_tokens=3, answer_reserve=2, seed=0, answers=False)
-    rollouts = sample(engine, prompts[:1], 20_000, sampling)
+    rollouts = sample(engine, [prompt], 20_000, sampling)
     seen = torch.bincount(torch.tensor([rollout.rationale_ids[0] for rollout in rollouts]), minlength=260).double()
     with torch.no_grad():
-        expected = 20_000 * trained(input_ids=torch.tensor(prompts[:1])).logits[0, -1].double().softmax(-1)
-    rare = expected < 10
-    assert expected[rare].sum() > 10
+        expected = 20_000 * policy(input_ids=torch.tensor([prompt])).logits[0, -1].double().softmax(-1)
+    rare = expected < 5
     seen = torch.cat([seen[~rare], seen[rare].sum()[None]])
     expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
     assert len(seen) > 10
+    assert expected.min() > 5
     statistic = ((seen - expected) ** 2 / expected).sum().item()
     assert chi2.sf(statistic, len(seen) - 1) > 0.001
 
@@ -308,7 +320,7 @@ def test_time_that_runs_out_is_an_error_and_the_engine_goes_on(
 ) -> None:
     before = vllm.generate(prompts, 4, SAMPLING)
     monkeypatch.setattr(vllm, "timeout_seconds", 0.001)
-    with pytest.raises(UserError, match=r"vLLM engine ran out of time .*rollout.timeout_seconds = 0.001"):
+    with pytest.raises(UserError, match=r"vLLM engine ran out of time .*rollout\.timeout_seconds = 0\.001"):
         vllm.generate(prompts, 100, SAMPLING)
     monkeypatch.undo()
     assert vllm.generate(prompts, 4, SAMPLING) == before
@@ -318,7 +330,7 @@ def test_weights_that_come_too_slowly_are_an_error(
     vllm: VllmEngine, policy: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "timeout_seconds", 0)
-    with pytest.raises(UserError, match="rollout.timeout_seconds"):
+    with pytest.raises(UserError, match=r"rollout\.timeout_seconds"):
         vllm.load_weights(policy.state_dict().items())
 
 
@@ -330,7 +342,8 @@ def test_a_weight_that_is_not_given_is_an_error(vllm: VllmEngine, policy: PreTra
         vllm.load_weights(weights.items())
 
 
-def test_threads_can_still_be_set_beside_vllm(vllm: VllmEngine) -> None:
+@pytest.mark.usefixtures("vllm")
+def test_threads_can_still_be_set_beside_vllm() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     assert torch.get_num_threads() == threads + 1

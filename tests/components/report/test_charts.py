@@ -1,0 +1,57 @@
+"""What the charts decide before they draw: colours, places of labels, where a log axis starts."""
+
+import math
+
+import numpy as np
+import pytest
+
+from components.config import Arm
+from components.report import charts
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.parametrize("method", ["garl", "garl-plugin", "garl-debiased", "paft"])
+def test_a_higher_q_stands_out_more(method: str) -> None:
+    arms = [Arm.parse(f"{method}-q{q}") for q in (0, 0.25, 0.5, 0.75, 1)]
+    light = [luminance(charts.shade(arm, dark=False)) for arm in arms]
+    dark = [luminance(charts.shade(arm, dark=True)) for arm in arms]
+    assert light == sorted(light, reverse=True)
+    assert dark == sorted(dark)
+    assert min(dark) > 0.1
+    assert max(light) < 0.5
+
+
+def test_labels_keep_apart_and_in_order() -> None:
+    wanted = [5.0, 50.0, 4.0, 98.0, 99.0]
+    places = charts.spread(wanted, 10, 100)
+    assert list(np.argsort(places)) == list(np.argsort(wanted))
+    assert np.diff(sorted(places)).min() >= 10 - 1e-9
+    assert min(places) >= 0
+    assert max(places) <= 100
+    assert places[1] == 50
+
+
+def test_labels_share_a_space_too_small() -> None:
+    places = charts.spread([1.0] * 30, 10, 100)
+    assert min(places) >= -1e-9
+    assert max(places) <= 100 + 1e-9
+    assert np.diff(places) == pytest.approx([100 / 29] * 29)
+
+
+def test_log_axis_starts_below_the_smallest_value() -> None:
+    assert charts._floor(np.array([3e-5, 1.0])) == (pytest.approx(1e-5), False)
+    assert charts._floor(np.array([0.0, 3e-5])) == (pytest.approx(1e-6), True)
+    assert charts._floor(np.zeros(3)) is None
+
+
+def test_long_curves_are_drawn_as_block_means() -> None:
+    curves = {"step": np.arange(1.0, 8.0), "x": np.array([1.0, 3.0, math.nan, 5.0, 7.0, 9.0, 9.0])}
+    steps, values = charts._line(curves, "x", 3)
+    assert steps.tolist() == [1.5, 4.5, 6.5]
+    assert values.tolist() == [2.0, 6.0, 9.0]
+    assert charts._line(curves, "x", 6)[1].tolist() == [1.0, 3.0, 5.0, 7.0, 9.0, 9.0]

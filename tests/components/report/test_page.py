@@ -1,0 +1,172 @@
+"""The page: valid, complete, self-contained, safe against what models say, and the same bytes for the same figures."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.report.page import answers, escapes, scientific, write_report
+from components.report.results import Results, collect
+
+ARMS = ["grpo", "garl-q0", "garl-q0.75", "garl-q1", "garl-debiased-q1", "paft-q0.75"]
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The text, the tags and the attributes of a page; refuses tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data + " "
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, attributes in self.tags if (value := attributes.get(name)) is not None]
+
+
+def report(build: Path, arms: list[str], seeds: list[int]) -> tuple[str, Results]:
+    out = build / "report"
+    results = write_report(build, arms, seeds, out)
+    return (out / "index.html").read_text(encoding="utf-8"), results
+
+
+def test_every_arm_and_seed_is_there(builder) -> None:
+    html, results = report(builder(ARMS, [0, 1]), ARMS, [0, 1])
+    page = Page(html)
+    for arm in results.arms:
+        assert page.text.count(arm.label) > 5
+        for run in arm.runs:
+            assert f"{100 * run.figures.p_at_1.value:.1f}%" in page.text
+    assert page.text.count("Groups without a gradient") == 1
+    assert "4 of 6 arms escaped the cold start" in " ".join(page.text.split())
+    assert [tag for tag, _ in page.tags].count("svg") == 8 + len(ARMS)
+
+
+def test_results_json(builder) -> None:
+    build = builder(ARMS, [0])
+    _, results = report(build, ARMS, [0])
+    assert json.loads((build / "report" / "results.json").read_text()) == results.rows()
+
+
+def test_nothing_is_fetched(builder) -> None:
+    html, _ = report(builder(["garl-q1"], [0]), ["garl-q1"], [0])
+    page = Page(html)
+    assert {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"} == set()
+    assert page.values("src") == []
+    links = page.values("href") + page.values("xlink:href")
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"url\((?!#)|@import|https?://", html)
+
+
+def test_references_inside_the_page_resolve_once(builder) -> None:
+    html, _ = report(builder(ARMS, [0]), ARMS, [0])
+    page = Page(html)
+    ids = page.values("id")
+    used = {link[1:] for link in page.values("xlink:href")} | set(re.findall(r"url\(#([^)]+)\)", html))
+    assert used <= set(ids)
+    assert len(ids) == len(set(ids))
+    variables = set(re.findall(r"var\((--[a-z0-9-]+)\)", html))
+    assert all(f"{name}:" in html for name in variables)
+
+
+def test_what_models_say_is_escaped(builder) -> None:
+    build = builder(["garl-q1", "grpo"], [0])
+    path = build / "evaluate" / "grpo" / "0" / "samples.jsonl"
+    evil = '<script>alert("x")</script> & "quotes" $x_1$'
+    lines = [json.loads(line) | {"vote": evil} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html, _ = report(build, ["garl-q1", "grpo"], [0])
+    page = Page(html)
+    assert "<script" not in html
+    assert evil in page.text
+    assert evil in page.values("title")
+
+
+def test_equal_results_give_equal_bytes(builder) -> None:
+    build = builder(ARMS[:3], [0, 1])
+    first, _ = report(build, ARMS[:3], [0, 1])
+    second, _ = report(build, ARMS[:3], [0, 1])
+    assert first == second
+
+
+def test_nothing_escaped(builder) -> None:
+    build = builder(["grpo", "garl-q1"], [0], task="finqa", escaping=False, k=8, steps=3, p0=1e-14)
+    html, _ = report(build, ["grpo", "garl-q1"], [0])
+    text = " ".join(Page(html).text.split())
+    assert "No arm escaped the cold start on finqa" in text
+    assert "no problem is solved by majority" in text
+    assert "maj@8" in text
+    assert "maj@16" not in text
+
+
+def test_one_arm_without_an_effective_reward(builder) -> None:
+    html, _ = report(builder(["grpo"], [0]), ["grpo"], [0])
+    page = Page(html)
+    assert "Effective reward" not in page.text
+    assert "of each seed" not in page.text
+
+
+def test_one_sample_and_one_step(builder) -> None:
+    html, _ = report(builder(["paft-q0.75"], [3], k=1, steps=1, examples=2), ["paft-q0.75"], [3])
+    assert "maj@1" in Page(html).text
+
+
+def test_a_base_model_without_any_chance(builder) -> None:
+    build = builder(["garl-q1"], [0])
+    path = build / "probe" / "probe.json"
+    record = json.loads(path.read_text())
+    record |= {"log_p": [None, None], "p0": record["p0"] | {"mean": 0.0, "median": 0.0}}
+    path.write_text(json.dumps(record))
+    html, _ = report(build, ["garl-q1"], [0])
+    assert "no finite time" in " ".join(Page(html).text.split())
+
+
+def test_theory_follows_the_median_problem(builder) -> None:
+    results = collect(builder(["garl-q0.9"], [0]), ["garl-q0.9"], [0])
+    found = escapes(results)
+    assert [item.q for item in found] == [0, 0.25, 0.5, 0.75, 0.9, 1]
+    middle = np.sort(results.probe.log_p)[(len(results.probe.log_p) - 1) // 2]
+    assert found[0].time == pytest.approx(math.exp(-middle))
+    assert found[-1].time == pytest.approx(-middle)
+    assert found[-1].ratio == 1
+
+
+def test_answers_run_from_easy_to_hard(builder) -> None:
+    results = collect(builder(ARMS, [0]), ARMS, [0])
+    shown = answers(results)
+    totals = [sum(answer.right for answer in said) for _, said in shown]
+    assert len(shown) == 6
+    assert totals == sorted(totals, reverse=True)
+    assert [answer.who for answer in shown[0][1]] == ["base model", *(arm.label for arm in results.ordered)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.0123, "0.012"), (3.14e-7, "3.1 × 10⁻⁷"), (1950.4, "1,950"), (4.1e4, "4.1 × 10⁴"), (13.7, "14"),
+     (math.inf, "over 10³⁰⁸")],
+)  # fmt: skip
+def test_scientific(value: float, text: str) -> None:
+    assert scientific(value) == text

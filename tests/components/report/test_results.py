@@ -1,0 +1,158 @@
+"""A build folder read back whole, or one sentence that names what is missing and how to get it."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from components.errors import UserError
+from components.evaluation.compare import compare
+from components.evaluation.metrics import Estimate
+from components.report.results import Figures, Results, collect, read_samples
+from components.report.tables import comparison_table, results_table
+
+ARMS = ["paft-q0.75", "grpo", "garl-q1"]
+
+
+@pytest.fixture
+def build(builder) -> Path:
+    return builder(ARMS, [0, 1, 2])
+
+
+@pytest.fixture
+def results(build: Path) -> Results:
+    return collect(build, ARMS, [0, 1, 2])
+
+
+def shown(table) -> str:
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_collect_reads_what_the_steps_wrote(results: Results, build: Path) -> None:
+    assert (results.task, results.start, results.split, results.k, results.examples) == (
+        "skills",
+        "cold",
+        "test",
+        4,
+        12,
+    )
+    assert [arm.name for arm in results.arms] == ARMS
+    assert [arm.label for arm in results.ordered] == ["GRPO", "PAFT q=0.75", "GARL q=1"]
+    record = json.loads((build / "evaluate" / "garl-q1" / "2" / "evaluation.json").read_text())["figures"]
+    run = results.arms[2].runs[2]
+    assert run.figures.maj_at_k == Estimate(record["maj_at_4"], record["maj_at_4_low"], record["maj_at_4_high"])
+    assert run.checkpoint == "build/train/garl-q1/2/final"
+    assert np.isneginf(results.probe.log_p).sum() == 1
+    assert results.base.maj_at_k.value == 0
+
+
+def test_curves_keep_gaps_and_missing_columns(results: Results) -> None:
+    grpo, garl = results.arms[1].runs[0].curves, results.arms[2].runs[0].curves
+    assert np.isfinite(garl["validation/maj_at_4"]).tolist() == [False, True] * 3
+    assert "train/effective_reward" in garl
+    assert "train/effective_reward" not in grpo
+
+
+def test_median_over_seeds() -> None:
+    def figures(value: float) -> Figures:
+        return Figures(*[Estimate(value, value - 0.1, value + 0.2)] * 4)
+
+    odd = Figures.median([figures(0.9), figures(0.2), figures(0.3)])
+    assert odd == figures(0.3)
+    even = Figures.median([figures(0.2), figures(0.4)])
+    assert even.p_at_1.value == pytest.approx(0.3)
+
+
+def test_rows(results: Results) -> None:
+    rows = results.rows()
+    assert len(rows) == 1 + 3 * 3
+    base, run = rows[0], rows[-1]
+    assert (base["method"], base["q"], base["seed"], base["checkpoint"]) == ("base", None, None, None)
+    assert base.keys() == run.keys()
+    assert list(run)[:7] == ["task", "start", "arm", "method", "q", "seed", "split"]
+    assert (run["method"], run["q"], run["seed"], run["model_version"]) == ("garl", 1.0, 2, "3")
+    low, high = run["maj_at_4_interval"]
+    assert low <= run["maj_at_4"] <= high
+
+
+@pytest.mark.parametrize(
+    ("lost", "cure"),
+    [
+        ("probe/probe.json", "thaw probe"),
+        ("train/grpo/1/train.json", "`thaw train` for arm grpo, seed 1"),
+        ("train/grpo/1/curves.csv", "`thaw train` for arm grpo, seed 1"),
+        ("evaluate/grpo/1/evaluation.json", "`thaw evaluate` for arm grpo, seed 1"),
+        ("evaluate/grpo/1/samples.jsonl", "`thaw evaluate` for arm grpo, seed 1"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["removed", "", "{", '{"id": 1}\n', "step\nx\n"])
+def test_a_file_is_missing_or_damaged(build: Path, lost: str, cure: str, damage: str) -> None:
+    path = build / lost
+    path.unlink() if damage == "removed" else path.write_text(damage)
+    with pytest.raises(UserError) as error:
+        collect(build, ARMS, [0, 1, 2])
+    assert str(path) in str(error.value)
+    assert cure in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_base_model_was_sampled_another_number_of_times(build: Path) -> None:
+    path = build / "probe" / "probe.json"
+    path.write_text(path.read_text().replace("_at_4", "_at_8"))
+    with pytest.raises(UserError, match="'p_at_4'"):
+        collect(build, ARMS, [0])
+
+
+def test_evaluations_that_cannot_share_a_page(build: Path) -> None:
+    path = build / "evaluate" / "garl-q1" / "0" / "evaluation.json"
+    path.write_text(path.read_text().replace('"cold"', '"warm"'))
+    with pytest.raises(UserError, match=r"arm paft-q0\.75, seed 0 and arm garl-q1, seed 0 .* different start "):
+        collect(build, ARMS, [0])
+
+
+def test_evaluations_of_other_examples(build: Path) -> None:
+    path = build / "evaluate" / "garl-q1" / "0" / "samples.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(UserError, match="different examples"):
+        collect(build, ARMS, [0])
+
+
+def test_the_base_models_samples_are_optional(build: Path) -> None:
+    assert len(collect(build, ARMS, [0]).base_samples) == 12
+    (build / "probe" / "samples.jsonl").unlink()
+    assert collect(build, ARMS, [0]).base_samples == []
+
+
+def test_results_table_fits_and_shows_every_seed(results: Results) -> None:
+    text = shown(results_table(results))
+    assert max(map(len, text.splitlines())) <= 100
+    row = next(line for line in text.splitlines() if line.startswith("GARL q=1"))
+    each = [100 * run.figures.maj_at_k.value for run in results.arms[2].runs]
+    assert row.split()[-3:] == [f"{value:.0f}" for value in each]
+    assert f"{median(each):.1f} [" in row
+    assert "escaped" in row
+
+
+def test_eight_arms_and_five_seeds_fit(builder) -> None:
+    arms = ["grpo", *(f"garl-q{q}" for q in (0, 0.25, 0.5, 0.75, 1)), "garl-debiased-q0.25", "paft-q0.75"]
+    table = shown(results_table(collect(builder(arms, list(range(5)), k=16), arms, list(range(5)))))
+    assert max(map(len, table.splitlines())) <= 100
+    rows = [line for line in table.splitlines() if "[" in line]
+    assert len(rows) == 9
+
+
+def test_comparison_table(results: Results, build: Path) -> None:
+    samples = {arm: read_samples(build / "evaluate" / arm / "0" / "samples.jsonl") for arm in ("grpo", "garl-q1")}
+    from components.config import EvaluationSettings
+
+    settings = EvaluationSettings(samples=4, bootstrap=200, seed=0)
+    comparison = compare(samples["grpo"], samples["garl-q1"], settings)
+    text = shown(comparison_table(comparison, "grpo", "models:/[x]/1"))
+    assert "models:/[x]/1" in text
+    assert f"{100 * results.arms[2].runs[0].figures.p_at_1.value:+.1f} [" in text
+    assert "maj@4" in text
