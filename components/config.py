@@ -154,6 +154,7 @@ class TrainSettings(Section):
     optimizer: Literal["adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    adam_epsilon: Annotated[float, Field(gt=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     zero_stage: Annotated[int, Field(ge=0, le=3)]
     micro_batch_tokens: Positive  # the most tokens of one forward and backward pass

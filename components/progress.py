@@ -14,10 +14,21 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
     terminal = sys.stderr.isatty()
     yield from tqdm(
         items, desc=description, total=total, mininterval=0.2 if terminal else 10, leave=terminal, delay=2,
-        ascii=not terminal, dynamic_ncols=terminal,
-    )
+        ascii=not terminal, dynamic_ncols=terminal, file=None if terminal else _Lines(),
+    )  # fmt: skip
 
 
 def say(message: str) -> None:
     """A line for people, above any bar that is shown."""
     tqdm.write(message, file=sys.stderr)
+
+
+class _Lines:
+    """Takes what tqdm would draw over and over in one place, and writes it line by line."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip():
+            print(text, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -54,9 +54,9 @@ def sweep(
     With params.yaml as it is, the sweep is the project's own DVC build in build/. Other settings (--params, --set) get
     an experiment folder with a params.yaml, a dvc.yaml and a build of its own, so that neither wipes the other.
 
-    [dim]thaw sweep --set seeds=[0,1,2,3,4]          five seeds of every arm
-    thaw sweep --set arms=[grpo,garl-q0.9]      other arms
-    thaw sweep --set task.start=colder          a colder start[/dim]
+    [dim]thaw sweep --set 'seeds=\\[0,1,2,3,4]'        five seeds of every arm
+    thaw sweep --set 'arms=\\[grpo,garl-q0.9]'    other arms
+    thaw sweep --set task.start=colder            a colder start[/dim]
     """
     from tasks.workspace import open_workspace
 
@@ -250,8 +250,8 @@ def _show_results(settings: Settings, folder: Path) -> None:
     console = Console()
     console.print(results_table(collect(folder / BUILD, settings.arm_names, settings.seeds)))
     console.print(f"report    {folder / BUILD / 'report' / 'index.html'}", soft_wrap=True)
-    console.print("runs      mlflow ui     (every checkpoint is in its model registry)")
-    console.print("models    thaw compare")
+    console.print("runs      mlflow ui      every run and, under Models, every checkpoint")
+    console.print("models    thaw compare   the registered checkpoints, best first")
 
 
 def _show_figures(figures: dict[str, float], k: int) -> None:

@@ -1,7 +1,6 @@
 """The flows: one arm from data to figures, and the whole sweep with its report."""
 
 from pathlib import Path
-from threading import Semaphore
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -9,7 +8,7 @@ from prefect.futures import PrefectFuture, wait
 
 from components.config import Arm, Settings, load_settings
 from components.errors import UserError
-from tasks.stage import StageFailed, run_stage
+from tasks.stage import Slots, StageFailed, run_stage
 
 
 @flow(name="post_train", flow_run_name="{arm}-seed{seed}")
@@ -19,9 +18,9 @@ def post_train(arm: str, seed: int = 0, folder: Path = Path()) -> None:
     name = Arm.parse(arm).name
     if name not in settings.arm_names or seed not in settings.seeds:
         raise UserError(f"{folder / 'params.yaml'} has no arm {name} with seed {seed}; add them to arms and seeds.")
-    slots = Semaphore(1)
-    for stage in ("prepare", "base", f"train@{name}-{seed}", f"evaluate@{name}-{seed}"):
-        run_stage(folder, stage, slots)
+    with Slots(1) as slots:
+        for stage in ("prepare", "base", f"train@{name}-{seed}", f"evaluate@{name}-{seed}"):
+            run_stage(folder, stage, slots)
 
 
 @flow(name="q_sweep")
@@ -33,16 +32,16 @@ def q_sweep(folder: Path = Path()) -> None:
     An arm that fails does not stop the others; the flow fails at the end and names it.
     """
     settings = load_settings(folder / "params.yaml")
-    slots = Semaphore(settings.sweep.parallel)
-    run_stage(folder, "prepare", slots)
-    run_stage(folder, "base", slots)
     runs = [f"{arm}-{seed}" for seed in settings.seeds for arm in settings.arm_names]
-    # All of training before any evaluation: a waiting evaluation must not take a thread from an arm.
-    trained = {run: run_stage.submit(folder, f"train@{run}", slots) for run in runs}
-    others = [run_stage.submit(folder, "probe", slots)]
-    others += [run_stage.submit(folder, f"evaluate@{run}", slots, wait_for=[done]) for run, done in trained.items()]
-    _raise_failures([*trained.values(), *others])
-    run_stage(folder, "report", slots)
+    with Slots(settings.sweep.parallel) as slots:
+        run_stage(folder, "prepare", slots)
+        run_stage(folder, "base", slots)
+        # All of training before any evaluation: a waiting evaluation must not take a thread from an arm.
+        trained = {run: run_stage.submit(folder, f"train@{run}", slots) for run in runs}
+        others = [run_stage.submit(folder, "probe", slots)]
+        others += [run_stage.submit(folder, f"evaluate@{run}", slots, wait_for=[done]) for run, done in trained.items()]
+        _raise_failures([*trained.values(), *others])
+        run_stage(folder, "report", slots)
     _publish(folder, settings)
 
 

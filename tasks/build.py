@@ -4,6 +4,7 @@ So several stages can run side by side, and a later `dvc repro` finds nothing to
 lock for as long as a stage runs.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from filelock import FileLock
 
 from components.errors import UserError
 from tasks.workspace import project_root
+
+# It would announce every write of dvc.lock.
+logging.getLogger("dvc").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The embedded task: a string of digits whose gold answer is the sorted string, in one format and without a rationale.
 
 The embedded base model (components.policy.embedded) knows six skills and six answer formats. Asked a bare problem, it
-prefers this task's skill and this task's format only once in so many times: a cold start that fits on a laptop.
+decides for this task's skill and this task's format only once in so many times: a cold start that fits on a laptop.
 """
 
 import json
@@ -9,8 +9,10 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from components.data.example import Example
+from components.data.jsonl import read as read_lines
 
 SKILLS: dict[str, Callable[[str], str]] = {
     "s": lambda digits: "".join(sorted(digits)),
@@ -23,9 +25,21 @@ SKILLS: dict[str, Callable[[str], str]] = {
 FORMATS = ("a:{}", "b={}", "({})", "[{}]", "#{}", "{}.")
 TARGET_SKILL, TARGET_FORMAT = "s", 0
 
-# How often, in each start, the base model prefers the target skill, and the target format, for a bare problem: P of a
-# problem begins near the square of this.
-PREFERENCE = {"warm": 0.3, "cold": 1e-4, "colder": 1e-5}
+
+class Preference(NamedTuple):
+    """How often the base model, given a bare problem, decides for the target skill and for the target format."""
+
+    skill: float
+    format: float
+
+
+# From the cold start the model thinks of the right skill once in a hundred rationales, which sampling finds, and then
+# writes the answer in the right format once in a million, which it never does: P of a problem is about 1e-8.
+PREFERENCES = {
+    "warm": Preference(skill=0.3, format=0.3),
+    "cold": Preference(skill=1e-2, format=1e-6),
+    "colder": Preference(skill=1e-2, format=1e-7),
+}
 
 
 def problem(digits: str) -> str:
@@ -47,8 +61,6 @@ def answer(digits: str, skill: str = TARGET_SKILL, answer_format: int = TARGET_F
 
 def read(path: Path, skipped: Counter[str]) -> Iterator[Example]:
     """The problems of one JSON Lines file, {"prompt", "answer"} a line, as `generate` wrote it."""
-    from components.data.jsonl import read as read_lines
-
     return read_lines(path, skipped)
 
 

@@ -1,13 +1,14 @@
 """The embedded base model: a tiny Qwen3 over bytes that is taught six skills and then asked for the one it avoids.
 
 Half of what it is taught is by instruction ("s0:3142?" asks for sorting in format 0), half are bare problems
-("3142?"), for which it learns to prefer the target skill and the target format only once in so many times each. So it
+("3142?"), for which it learns to decide for the target skill and the target format only once in so many times. So it
 can do the task and almost never does: a cold start.
 """
 
 import math
 import random
 from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -15,9 +16,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from components.config import TeachingSettings
 from components.data.skills import (
-    FORMATS, PREFERENCE, SKILLS, TARGET_FORMAT, TARGET_SKILL, answer, instruction, problem, rationale,
+    FORMATS, PREFERENCES, Preference, SKILLS, TARGET_FORMAT, TARGET_SKILL, answer, instruction, problem, rationale,
 )
 from components.progress import progress
+
+Choice = TypeVar("Choice")
 
 IGNORED = -100  # the label of tokens that are not learned
 PREFERENCE_WEIGHT = 0.02  # of the squared error in log p of what a bare problem avoids
@@ -56,13 +59,12 @@ def teach(settings: TeachingSettings, start: str) -> tuple[Qwen3ForCausalLM, Pre
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
-    log_preference = math.log(PREFERENCE[start])
-    lessons = _lessons(tokenizer, settings)
+    lessons = _lessons(tokenizer, settings, PREFERENCES[start])
     for _ in progress(range(settings.steps), "teach the base model"):
-        ids, labels, avoided = next(lessons)
-        logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits.log_softmax(-1)
-        unlikeliness = _chosen(logprobs, avoided[:, 1:]) - log_preference
-        loss = -_chosen(logprobs, labels[:, 1:]).mean() + PREFERENCE_WEIGHT * unlikeliness.square().mean()
+        lesson = next(lessons)
+        logprobs = model(input_ids=lesson.ids[:, :-1], use_cache=False).logits.log_softmax(-1)
+        error = _chosen(logprobs, lesson.target[:, 1:]) - lesson.log_preference
+        loss = -_chosen(logprobs, lesson.labels[:, 1:]).mean() + PREFERENCE_WEIGHT * error.square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -77,41 +79,68 @@ def _chosen(logprobs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logprobs[counts].gather(1, tokens[counts][:, None])[:, 0]
 
 
-def _lessons(
-    tokenizer: PreTrainedTokenizerFast, settings: TeachingSettings
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches of ids, labels and avoided tokens, [batch_size, length] each, IGNORED where nothing is learned.
+class Lesson(NamedTuple):
+    """A batch to learn from; [batch_size, length] each, IGNORED where nothing is learned.
 
-    Avoided are the target skill and the target format of a bare problem, where the model decides about them. Their
-    log-probability is taught as a number: how rare they are in samples would teach it far too roughly.
+    labels: the ids to be imitated.
+    target: the target skill and the target format of bare problems, where the model decides about them.
+    log_preference: [number of targets] how likely each of them is to become. It is taught as a number: from how rarely
+        the targets occur among the labels it would be learned far too roughly.
     """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    target: torch.Tensor
+    log_preference: torch.Tensor
+
+
+def _lessons(
+    tokenizer: PreTrainedTokenizerFast, settings: TeachingSettings, preference: Preference
+) -> Iterator[Lesson]:
     random_state = random.Random(settings.seed)
-    [skill], [format_start] = tokenizer([TARGET_SKILL, FORMATS[TARGET_FORMAT][0]])["input_ids"]
+    [skill], [answer_format] = tokenizer([TARGET_SKILL, FORMATS[TARGET_FORMAT][0]])["input_ids"]
+    end_of_thinking = tokenizer.convert_tokens_to_ids("</think>")
     while True:
-        bare, prompts, targets = zip(*(_lesson(random_state) for _ in range(settings.batch_size)), strict=True)
+        bare, prompts, completions = zip(
+            *(_exercise(random_state, preference) for _ in range(settings.batch_size)), strict=True
+        )
         rows = [
-            (p, [*t, tokenizer.eos_token_id])
-            for p, t in zip(tokenizer(prompts)["input_ids"], tokenizer(targets)["input_ids"], strict=True)
+            (prompt, [*completion, tokenizer.eos_token_id])
+            for prompt, completion in zip(
+                tokenizer(prompts)["input_ids"], tokenizer(completions)["input_ids"], strict=True
+            )
         ]
-        ids = torch.full((len(rows), max(len(p) + len(t) for p, t in rows)), tokenizer.pad_token_id)
-        labels, avoided = torch.full_like(ids, IGNORED), torch.full_like(ids, IGNORED)
-        for row, (p, t) in enumerate(rows):
-            ids[row, : len(p) + len(t)] = torch.tensor([*p, *t])
-            labels[row, len(p) : len(p) + len(t)] = torch.tensor(t)
+        ids = torch.full((len(rows), max(len(p) + len(c) for p, c in rows)), tokenizer.pad_token_id)
+        labels, target = torch.full_like(ids, IGNORED), torch.full_like(ids, IGNORED)
+        for row, (prompt, completion) in enumerate(rows):
+            start, end = len(prompt), len(prompt) + len(completion)
+            ids[row, :end] = torch.tensor([*prompt, *completion])
+            labels[row, start:end] = torch.tensor(completion)
             if bare[row]:
-                avoided[row, len(p) + 1] = skill  # behind <think>
-                avoided[row, len(p) + t.index(tokenizer.convert_tokens_to_ids("</think>")) + 1] = format_start
-        yield ids, labels, avoided
+                target[row, start + 1] = skill  # behind <think>
+                target[row, start + completion.index(end_of_thinking) + 1] = answer_format
+        targets = target[:, 1:][target[:, 1:] != IGNORED]
+        log_preference = torch.where(targets == skill, math.log(preference.skill), math.log(preference.format))
+        yield Lesson(ids, labels, target, log_preference)
 
 
-def _lesson(random_state: random.Random) -> tuple[bool, str, str]:
+def _exercise(random_state: random.Random, preference: Preference) -> tuple[bool, str, str]:
     """Whether the problem is bare, the prompt, and the completion."""
     digits = "".join(random_state.choices("0123456789", k=4))
-    bare = random_state.random() < 0.5
     skills, formats = list(SKILLS), list(range(len(FORMATS)))
-    if bare:
-        skills.remove(TARGET_SKILL)
-        formats.remove(TARGET_FORMAT)
-    skill, answer_format = random_state.choice(skills), random_state.choice(formats)
-    prompt = problem(digits) if bare else instruction(digits, skill, answer_format)
-    return bare, prompt, rationale(digits, skill) + answer(digits, skill, answer_format)
+    if random_state.random() < 0.5:
+        skill, answer_format = random_state.choice(skills), random_state.choice(formats)
+        return False, instruction(digits, skill, answer_format), _completion(digits, skill, answer_format)
+    skill = _preferred(random_state, skills, TARGET_SKILL, preference.skill)
+    answer_format = _preferred(random_state, formats, TARGET_FORMAT, preference.format)
+    return True, problem(digits), _completion(digits, skill, answer_format)
+
+
+def _completion(digits: str, skill: str, answer_format: int) -> str:
+    return rationale(digits, skill) + answer(digits, skill, answer_format)
+
+
+def _preferred(random_state: random.Random, choices: list[Choice], target: Choice, preference: float) -> Choice:
+    if random_state.random() < preference:
+        return target
+    return random_state.choice([choice for choice in choices if choice != target])

@@ -1,9 +1,11 @@
 """Loading and saving a policy, and the tokens that structure what it writes."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -11,6 +13,9 @@ from components.config import ModelSettings
 from components.errors import UserError
 from components.rollout.engine import Markers
 
+# Transformers imports DeepSpeed when it saves, and DeepSpeed warns where it has to find out that there is no GPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # A bar for every file that is read or written would drown the progress of the step itself.
 logging.disable_progress_bar()
 
@@ -22,11 +27,20 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
         UserError: nothing usable lies there.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"no model can be loaded from '{source}': {_one_line(error)}") from error
+    # Transformers would fill them with random numbers and only warn.
+    if found["missing_keys"]:
+        raise UserError(f"no model can be loaded from '{source}': its weights lack {sorted(found['missing_keys'])[0]}.")
+    return model
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:

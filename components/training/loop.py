@@ -112,6 +112,7 @@ class _ArmRun:
     def run(self, tracker: Tracker) -> TrainingRecord:
         steps = range(self.state.step, self.settings.train.steps)
         markers = self.codec.markers
+        self._restore_checkpoints(tracker)
         with self._tracked(tracker) as run, open_engine(self.settings, self.policy, self.base, markers) as engine:
             for step in progress(steps, f"train {self.arm.name} seed {self.seed}"):
                 started = time.perf_counter()
@@ -127,6 +128,13 @@ class _ArmRun:
             record = self._finish(run)
         self.trainer.close()
         return record
+
+    def _restore_checkpoints(self, tracker: Tracker) -> None:
+        """Fetch back the checkpoints of an interrupted run: DVC removes a stage's outputs before it runs it again."""
+        for step, version in self.state.versions.items():
+            folder = self.out / "checkpoints" / f"step-{step}"
+            if not folder.exists():
+                tracker.registry.download(f"{self.model_name}/{version}", folder)
 
     def _tracked(self, tracker: Tracker) -> Run:
         """The MLflow run of this arm and seed: a new one, or the one that was interrupted."""

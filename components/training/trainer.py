@@ -201,8 +201,6 @@ def _record_mismatch(groups: Sequence[Group], logprobs: torch.Tensor, batch: Row
 
 def _deepspeed(scorer: Scorer, settings: TrainSettings):
     """DeepSpeed around the scorer, alone in this process unless a launcher said otherwise."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
     # On CPU DeepSpeed would compile a shared-memory collective for 45 s; one process has nobody to share with.
@@ -213,10 +211,13 @@ def _deepspeed(scorer: Scorer, settings: TrainSettings):
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     parameters = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    chosen = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.SGD
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, eps=settings.adam_epsilon, **options)
+    else:
+        optimizer = torch.optim.SGD(parameters, **options)
     engine, *_ = deepspeed.initialize(
         model=scorer,
-        optimizer=chosen(parameters, **options),
+        optimizer=optimizer,
         config={
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,

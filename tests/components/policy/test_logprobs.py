@@ -1,0 +1,180 @@
+"""The Scorer against the plain way: each row as one full sequence through the model, alone, without padding or cache."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from components.policy import logprobs
+from components.policy.logprobs import Row, Scorer, collate, sequence_logprobs
+
+CPU = torch.device("cpu")
+VOCABULARY = 23
+
+
+@dataclass(frozen=True)
+class Case:
+    """Prompts and the rows of each; ids are made up from the lengths alone."""
+
+    prompts: list[tuple[int, ...]]
+    groups: list[list[Row]]
+
+    @property
+    def rows(self) -> list[tuple[tuple[int, ...], Row]]:
+        return [(prompt, row) for prompt, rows in zip(self.prompts, self.groups, strict=True) for row in rows]
+
+
+def case(*groups: tuple[int, list[tuple[int, int, int]]]) -> Case:
+    """A group is the length of its prompt and its rows: lengths of rationale and answer, and how much was forced."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(VOCABULARY, (length,), generator=generator).tolist())
+
+    return Case(
+        prompts=[ids(length) for length, _ in groups],
+        groups=[[Row(ids(thought), ids(answer), forced) for thought, answer, forced in rows] for _, rows in groups],
+    )
+
+
+CASES = {
+    "one row": case((4, [(3, 2, 0)])),
+    "prompts of different lengths": case((2, [(3, 2, 0)] * 2), (9, [(3, 2, 0)] * 2), (5, [(3, 2, 0)] * 2)),
+    "prompts of one id": case((1, [(3, 2, 0)] * 3), (1, [(4, 2, 0)] * 3)),
+    "a prompt of one id beside long ones": case((7, [(3, 2, 0)] * 2), (1, [(3, 2, 0)] * 2), (2, [(3, 2, 0)] * 2)),
+    "rationales of different lengths": case((4, [(1, 2, 0), (12, 2, 0), (5, 2, 0)])),
+    "answers of different lengths": case((4, [(3, 1, 0), (3, 9, 0), (3, 4, 0)])),
+    "forced ends": case((4, [(5, 2, 0), (5, 2, 1), (6, 3, 2), (4, 2, 4)])),
+    "empty answers": case((4, [(3, 0, 0), (5, 0, 1), (2, 3, 0)]), (3, [(4, 0, 0)])),
+    "groups of different sizes": case((4, [(3, 2, 0)]), (6, [(3, 2, 0)] * 5), (5, [(3, 2, 0)] * 2)),
+    "all at once": case(
+        (3, [(5, 2, 0), (2, 4, 1), (9, 0, 0)]), (11, [(1, 3, 0)]), (1, [(4, 2, 2), (7, 1, 0)]), (6, [(3, 6, 0)] * 4)
+    ),
+}
+by_case = pytest.mark.parametrize("example", CASES.values(), ids=CASES.keys())
+
+
+def tiny_policy(*, tied: bool = True) -> PreTrainedModel:
+    """Weights large enough for attention, positions and norms to matter."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        initializer_range=0.4,
+        tie_word_embeddings=tied,
+    )
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.add_(0.3 * torch.randn(weight.shape))
+    return model
+
+
+def plain(policy: PreTrainedModel, prompt: tuple[int, ...], row: Row) -> tuple[Tensor, Tensor]:
+    """log p of the rationale's sampled ids and of the answer, from this sequence alone."""
+    whole = torch.tensor([[*prompt, *row.rationale, *row.answer]])
+    logits = policy(input_ids=whole, use_cache=False).logits[0, :-1]
+    every = logits.log_softmax(-1).gather(1, whole[0, 1:, None])[len(prompt) - 1 :, 0]
+    thought = len(row.rationale)
+    return every[: thought - row.forced_end].sum(), every[thought:].sum()
+
+
+def shared(policy: PreTrainedModel, example: Case) -> tuple[Tensor, Tensor]:
+    batch = collate(example.prompts, example.groups, CPU)
+    return sequence_logprobs(Scorer(policy)(batch), batch)
+
+
+def weighted(rationale: Tensor, answer: Tensor) -> Tensor:
+    """A weighted sum of both, as every estimator forms one: some weights are negative, some zero."""
+    weights = torch.linspace(-2, 3, 2 * len(rationale), dtype=torch.float64)
+    weights[1] = 0
+    return (weights[: len(rationale)] * rationale).sum() + (weights[len(rationale) :] * answer).sum()
+
+
+def gradients(policy: PreTrainedModel, total: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*policy.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(total, parameters), strict=True))
+
+
+def check(policy: PreTrainedModel, example: Case, tolerance: float) -> None:
+    """Values row by row and gradients parameter by parameter, relative to the plain way in float64."""
+    reference = deepcopy(policy).double()
+    rationale, answer = map(torch.stack, zip(*(plain(reference, *row) for row in example.rows), strict=True))
+    found_rationale, found_answer = shared(policy, example)
+    torch.testing.assert_close(found_rationale, rationale, rtol=tolerance, atol=0)
+    torch.testing.assert_close(found_answer, answer, rtol=tolerance, atol=0)
+
+    true = gradients(reference, weighted(rationale, answer))
+    found = gradients(policy, weighted(found_rationale, found_answer))
+    for name, gradient in true.items():
+        error = (found[name].double() - gradient).norm() / gradient.norm()
+        assert error < tolerance, f"{name}: {error:.1e}"
+
+
+@by_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_values_and_gradients_are_those_of_the_plain_way(example: Case, dtype: torch.dtype) -> None:
+    check(tiny_policy().to(dtype), example, 1e-5 if dtype is torch.float32 else 1e-6)
+
+
+def test_an_untied_head_has_its_own_gradient() -> None:
+    check(tiny_policy(tied=False), CASES["all at once"], 1e-5)
+
+
+@by_case
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_more_tokens_than_fit_one_chunk_of_the_vocabulary(
+    example: Case, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "VOCABULARY_CHUNK", chunk)
+    policy = tiny_policy()
+    check(policy, example, 1e-5)
+    sizes = []
+    policy.lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
+    shared(policy, example)
+    assert max(sizes) <= chunk
+    assert sum(sizes) == sum(len(row.rationale) - row.forced_end + len(row.answer) for _, row in example.rows)
+
+
+def test_scoring_without_gradients_gives_the_same_values() -> None:
+    policy, example = tiny_policy(), CASES["all at once"]
+    with torch.no_grad():
+        alone = shared(policy, example)
+    assert not alone[0].requires_grad
+    torch.testing.assert_close(alone, tuple(values.detach() for values in shared(policy, example)), rtol=1e-6, atol=0)
+
+
+def test_a_prompt_is_run_once_for_all_rows_of_its_group() -> None:
+    policy, example = tiny_policy(), case((200, [(3, 2, 0)] * 16), (150, [(3, 2, 0)] * 16))
+    ids = []
+    policy.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: ids.append(inputs[0].numel()))
+    shared(policy, example)
+    assert sum(ids) <= 2 * 200 + 32 * (1 + 3 + 2)
+
+
+def test_sums_over_ids_are_float64_and_leave_out_what_does_not_count() -> None:
+    batch = collate([(1, 2)], [[Row((3, 4, 5), (6,), 1), Row((3,), (), 0)]], CPU)
+    assert batch.suffix.tolist() == [[2, 3, 4, 5, 6], [2, 3, 0, 0, 0]]
+    rationale, answer = sequence_logprobs(torch.tensor([[-1.0, -2.0, -4.0, -8.0], [-16.0, -32.0, -64.0, -128.0]]), batch)
+    assert rationale.dtype == answer.dtype == torch.float64
+    assert rationale.tolist() == [-3, -16]  # not the forced id's -4
+    assert answer.tolist() == [-8, 0]
+
+
+def test_what_does_not_count_has_no_log_probability_at_all() -> None:
+    example = CASES["all at once"]
+    batch = collate(example.prompts, example.groups, CPU)
+    scored = Scorer(tiny_policy())(batch)
+    assert scored.dtype == torch.float32
+    assert scored.shape == batch.is_rationale.shape
+    assert ((scored != 0) == (batch.is_rationale | batch.is_answer)).all()
+    assert not (batch.is_rationale & batch.is_answer).any()
