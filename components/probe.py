@@ -17,7 +17,7 @@ from components.data.example import Example
 from components.data.prepare import example, load_split
 from components.evaluation.evaluate import evaluate
 from components.objective.estimators import log_mean
-from components.policy.logprobs import Row, Scorer, collate, sequence_logprobs
+from components.policy.logprobs import Row, Scorer, sequence_logprobs
 from components.policy.model import Codec, load_model, load_tokenizer
 from components.progress import progress
 from components.randomness import derive_seed, generator
@@ -91,7 +91,7 @@ def log_success(
         ):
             gold = codec.gold_answer(item.answers[0])
             rows = [Row(rollout.rationale_ids, gold, rollout.forced_end) for rollout in group]
-            scored = collate([prompt], [rows], scorer.policy.device)
+            scored = scorer.collate([prompt], [rows])
             _, log_w = sequence_logprobs(scorer(scored), scored)
             found.append(log_mean(log_w[None].cpu()))
     return torch.cat(found)

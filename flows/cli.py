@@ -63,9 +63,13 @@ def sweep(
     settings = load_settings(params, overrides or [])
     folder = open_workspace(settings, params, overrides or [], name)
     _quiet_prefect()
-    from flows.sweep import q_sweep
+    from flows.sweep import StageFailed, q_sweep
 
-    q_sweep(folder)
+    try:
+        q_sweep(folder)
+    except StageFailed as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
     _show_results(settings, folder)
 
 

@@ -48,14 +48,14 @@ def q_sweep(folder: Path = Path()) -> None:
 def _raise_failures(futures: list[PrefectFuture[str]]) -> None:
     """Wait for all of them, then raise what went wrong, if anything did."""
     wait(futures)
-    errors = [error for future in futures if isinstance(error := future.result(raise_on_failure=False), Exception)]
+    # An evaluation whose arm failed has not ended, since it never began.
+    ended = [future.result(raise_on_failure=False) for future in futures if future.state.is_final()]
+    errors = [error for error in ended if isinstance(error, Exception)]
     told = [error for error in errors if isinstance(error, (UserError, StageFailed))]
-    if told:
-        for error in told:
-            get_run_logger().error("%s", error)
-        raise told[0]
-    if errors:
-        raise errors[0]
+    for error in told[1:]:
+        get_run_logger().error("%s", error)
+    for error in told or errors:
+        raise error
 
 
 def _publish(folder: Path, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """One Prefect task a stage: run its command in a process group of its own, show what it says, record the result."""
 
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -26,6 +27,19 @@ USER_ERROR = 2  # the exit status of a command whose input or settings are bad
 
 class StageFailed(Exception):
     """A stage's command ended badly, for a reason other than its settings."""
+
+
+class _TellInOneLine(logging.Filter):
+    """Leaves out the traceback of what is no defect of the program."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], (UserError, StageFailed)):
+            record.exc_info = None
+        return True
+
+
+for run_logger in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(run_logger).addFilter(_TellInOneLine())
 
 
 class Slots:

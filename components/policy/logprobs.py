@@ -1,7 +1,7 @@
 """Log-probabilities of rationales and answers, with gradients: each prompt is run once and shared by its rollouts.
 
-All rollouts of a group begin with the same prompt. The prompt's key-value cache is computed once, kept in the graph and
-repeated for the group's rows, so that its cost does not grow with M and its gradient is exact.
+All rollouts of a group begin with the same prompt. Its keys and values are computed once, kept in the graph and read by
+all rows of the group, so that its cost does not grow with M and its gradient is exact.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+
+from components.policy import prefix_attention
+from components.policy.prefix_attention import can_share, run_prefix
 
 VOCABULARY_CHUNK = 2048  # tokens whose logits over the whole vocabulary exist at the same time
 
@@ -30,7 +33,8 @@ class RowBatch:
 
     prefix, prefix_mask: [groups, P] the prompts without their last id, padded on the left.
     group: [rows] the group of each row.
-    suffix: [rows, S] the prompt's last id, then rationale and answer, padded on the right.
+    suffix: [rows, S] the prompt's last id (all of the prompt where it is not shared), then rationale and answer, padded
+        on the right.
     position: [rows, S] where each suffix id stands in its sequence.
     is_rationale, is_answer: [rows, S - 1] which ids of suffix[:, 1:] count towards which log-probability.
     """
@@ -39,43 +43,52 @@ class RowBatch:
     prefix_mask: torch.Tensor
     group: torch.Tensor
     suffix: torch.Tensor
-    suffix_mask: torch.Tensor
     position: torch.Tensor
     is_rationale: torch.Tensor
     is_answer: torch.Tensor
 
 
-def collate(prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]], device: torch.device) -> RowBatch:
-    """Pad prompts and their rows into tensors."""
+def collate(
+    prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]], device: torch.device, *, share: bool = True
+) -> RowBatch:
+    """Pad prompts and their rows into tensors.
+
+    share: False repeats the prompt in every row instead of sharing it, for models that cannot share.
+    """
     rows = [(group, prompts[group], row) for group, members in enumerate(groups) for row in members]
-    width = max(len(prompt) for prompt in prompts) - 1
-    length = 1 + max(len(row.rationale) + len(row.answer) for _, _, row in rows)
-    prefix = torch.zeros(len(prompts), width, dtype=torch.long)
-    prefix_mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for index, prompt in enumerate(prompts):
-        prefix[index, width - len(prompt) + 1 :] = torch.tensor(prompt[:-1])
-        prefix_mask[index, width - len(prompt) + 1 :] = 1
+    shared = [prompt[:-1] if share else () for prompt in prompts]
+    lead = [prompt[len(shared[group]) :] for group, prompt, _ in rows]  # the prompt's ids that stand in the row
+    prefix, prefix_mask = _pad_left(shared)
+    length = max(len(first) + len(row.rationale) + len(row.answer) for first, (_, _, row) in zip(lead, rows, strict=True))
     suffix = torch.zeros(len(rows), length, dtype=torch.long)
-    suffix_mask = torch.zeros(len(rows), length, dtype=torch.long)
     is_rationale = torch.zeros(len(rows), length - 1, dtype=torch.bool)
     is_answer = torch.zeros(len(rows), length - 1, dtype=torch.bool)
-    start = torch.tensor([len(prompt) - 1 for _, prompt, _ in rows])
-    for index, (_, prompt, row) in enumerate(rows):
-        thought, end = len(row.rationale), len(row.rationale) + len(row.answer)
-        suffix[index, : end + 1] = torch.tensor([prompt[-1], *row.rationale, *row.answer])
-        suffix_mask[index, : end + 1] = 1
-        is_rationale[index, : thought - row.forced_end] = True
-        is_answer[index, thought:end] = True
+    for index, (first, (_, _, row)) in enumerate(zip(lead, rows, strict=True)):
+        ids = [*first, *row.rationale, *row.answer]
+        start, thought = len(first) - 1, len(first) - 1 + len(row.rationale)  # in terms of suffix[:, 1:]
+        suffix[index, : len(ids)] = torch.tensor(ids)
+        is_rationale[index, start : thought - row.forced_end] = True
+        is_answer[index, thought : len(ids) - 1] = True
+    begin = torch.tensor([len(shared[group]) for group, _, _ in rows])
     return RowBatch(
         prefix=prefix.to(device),
         prefix_mask=prefix_mask.to(device),
         group=torch.tensor([group for group, _, _ in rows], device=device),
         suffix=suffix.to(device),
-        suffix_mask=suffix_mask.to(device),
-        position=(start[:, None] + torch.arange(length)).to(device),
+        position=(begin[:, None] + torch.arange(length)).to(device),
         is_rationale=is_rationale.to(device),
         is_answer=is_answer.to(device),
     )
+
+
+def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for index, prompt in enumerate(prompts):
+        ids[index, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[index, width - len(prompt) :] = 1
+    return ids, mask
 
 
 class Scorer(nn.Module):
@@ -84,27 +97,28 @@ class Scorer(nn.Module):
     def __init__(self, policy: PreTrainedModel) -> None:
         super().__init__()
         self.policy = policy
+        if can_share(policy):
+            policy.set_attn_implementation(prefix_attention.NAME)
+
+    def collate(self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]]) -> RowBatch:
+        """`collate` on the policy's device, the prompts shared if the policy can."""
+        share = self.policy.config._attn_implementation == prefix_attention.NAME
+        return collate(prompts, groups, self.policy.device, share=share)
 
     def forward(self, batch: RowBatch) -> torch.Tensor:
-        """log p of every id of batch.suffix[:, 1:], [rows, S - 1] in float32, zero where nothing counts."""
-        cache, mask = None, batch.suffix_mask
+        """log p of every id of batch.suffix[:, 1:], [rows, S - 1] in float32 or better, zero where nothing counts."""
+        prefix = None
         if batch.prefix.shape[1]:
-            cache = DynamicCache(config=self.policy.config)
-            self.policy.model(
-                input_ids=batch.prefix,
-                attention_mask=batch.prefix_mask,
-                position_ids=(batch.prefix_mask.cumsum(1) - 1).clamp(min=0),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache.batch_select_indices(batch.group)
-            mask = torch.cat([batch.prefix_mask[batch.group], batch.suffix_mask], 1)
-        hidden = self.policy.model(
-            input_ids=batch.suffix, attention_mask=mask, position_ids=batch.position, past_key_values=cache, use_cache=cache is not None
+            # Any other attention would take the prefix for an option it does not know and leave the prompt out.
+            assert self.policy.config._attn_implementation == prefix_attention.NAME
+            prefix = run_prefix(self.policy, batch.prefix, batch.prefix_mask, batch.group)
+        # Padding stands behind every id that counts, so that causality alone keeps it out.
+        hidden = self.policy.base_model(
+            input_ids=batch.suffix, position_ids=batch.position, use_cache=False, prefix=prefix
         ).last_hidden_state
         counts = batch.is_rationale | batch.is_answer
-        logprobs = torch.zeros(counts.shape, dtype=torch.float32, device=hidden.device)
-        return logprobs.masked_scatter(counts, self._token_logprobs(hidden[:, :-1][counts], batch.suffix[:, 1:][counts]))
+        scored = self._token_logprobs(hidden[:, :-1][counts], batch.suffix[:, 1:][counts])
+        return torch.zeros(counts.shape, dtype=scored.dtype, device=hidden.device).masked_scatter(counts, scored)
 
     def _token_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """log p of `targets`, [tokens], from hidden states, [tokens, width]; logits exist for one chunk at a time."""
@@ -117,7 +131,8 @@ class Scorer(nn.Module):
         return torch.cat(pieces)
 
     def _chunk_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = self.policy.lm_head(hidden).float()
+        logits = self.policy.lm_head(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
 

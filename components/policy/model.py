@@ -36,7 +36,7 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"no model can be loaded from '{source}': {_one_line(error)}") from error
+        raise UserError(f"no model can be loaded from '{source}': {_reason(source, error)}") from error
     # Transformers would fill them with random numbers and only warn.
     if found["missing_keys"]:
         raise UserError(f"no model can be loaded from '{source}': its weights lack {sorted(found['missing_keys'])[0]}.")
@@ -52,7 +52,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTra
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be loaded from '{source}': {_one_line(error)}") from error
+        raise UserError(f"no tokenizer can be loaded from '{source}': {_reason(source, error)}") from error
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -106,5 +106,8 @@ def _markers(tokenizer: PreTrainedTokenizerBase, end_of_thinking: str) -> Marker
     return Markers(end_of_thinking=end, end_of_turn=(eos,), pad=pad)
 
 
-def _one_line(error: Exception) -> str:
+def _reason(source: str | Path, error: Exception) -> str:
+    path = Path(source)
+    if not path.exists() and (path.is_absolute() or len(path.parts) > 2):  # no repository is named like that
+        return "there is no such folder."
     return " ".join(str(error).split())[:300]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from components.config import Arm, Method, TrainSettings
 from components.objective import estimators
 from components.objective.estimators import Coefficients
-from components.policy.logprobs import Row, RowBatch, Scorer, collate, sequence_logprobs
+from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs
 from components.randomness import generator
 from components.rollout.engine import Rollout
 
@@ -73,7 +73,8 @@ class Trainer:
 
     def __init__(self, policy: PreTrainedModel, arm: Arm, settings: TrainSettings, *, seed: int) -> None:
         self.policy, self.arm, self.settings, self.seed = policy, arm, settings, seed
-        self.engine = _deepspeed(Scorer(policy), settings)
+        self.scorer = Scorer(policy)
+        self.engine = _deepspeed(self.scorer, settings)
 
     def update(self, groups: Sequence[Group], step: int) -> UpdateReport:
         """One optimizer step from the groups of one step; none is taken where no group carries a gradient.
@@ -107,7 +108,7 @@ class Trainer:
         self, groups: Sequence[Group], rollouts: int, draws: torch.Generator, report: UpdateReport
     ) -> float:
         """Add one micro-batch's share of the gradient; rollouts counts those of the whole step."""
-        batch = collate([group.prompt for group in groups], [group.rows for group in groups], self.policy.device)
+        batch = self.scorer.collate([group.prompt for group in groups], [group.rows for group in groups])
         logprobs = self.engine(batch)
         log_rationale, log_answer = sequence_logprobs(logprobs, batch)
         shape = (len(groups), -1)

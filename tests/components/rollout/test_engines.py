@@ -178,7 +178,7 @@ def test_new_weights_are_sampled_from_and_without_them_the_error_shows(
 def test_one_token_samples_follow_the_models_distribution(
     engine: RolloutEngine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    prompt = ids(tokenizer, "3142?<think>r9")  # behind it many ids are likely enough to count
+    prompt = ids(tokenizer, "3142?<think>r9318</think>")  # behind it many ids come, and not equally often
     sampling = Sampling(max_new_tokens=3, answer_reserve=2, seed=0, answers=False)
     rollouts = sample(engine, [prompt], 20_000, sampling)
     seen = torch.bincount(torch.tensor([rollout.rationale_ids[0] for rollout in rollouts]), minlength=260).double()
@@ -206,7 +206,7 @@ def test_both_engines_sample_the_same_kinds_of_rollouts(
     kinds = [
         Counter(
             (rollout.forced_end, len(rollout.rationale_ids), len(rollout.answer_ids), rollout.finish_reason)
-            for rollout in sample(engine, prompts[:2], 1500)
+            for rollout in sample(engine, prompts[:2], 1000)
         )
         for engine in (vllm, transformers)
     ]

@@ -1,0 +1,83 @@
+"""A process group that ends with each file, a tiny policy, and a store of runs for each test."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from components.policy.model import load_model
+from components.tracking.runs import Tracker, connect
+
+VOCABULARY = 11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Takes back what training changes in its process: other tests and the processes they start must not see it."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    if torch.distributed.is_initialized():
+        import deepspeed
+
+        deepspeed.comm.destroy_process_group()  # PyTorch's own would leave DeepSpeed with groups that are gone
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def build_policy() -> PreTrainedModel:
+    """A Qwen3 of a few hundred weights, large enough for every part to matter."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        initializer_range=0.4,
+        tie_word_embeddings=True,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    build_policy().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def new_policy(policy_folder: Path) -> Callable[[], PreTrainedModel]:
+    """Makes the policy under test, always with the same weights."""
+    return lambda: load_model(policy_folder)
+
+
+@pytest.fixture
+def plain_policy() -> PreTrainedModel:
+    """The same weights in Transformers' model as it is."""
+    return build_policy()
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty tables, which take seconds to make; each test starts from a copy."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return connect(tmp_path)

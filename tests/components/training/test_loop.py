@@ -1,0 +1,348 @@
+"""Whole runs, small: what they leave behind, that one seed repeats them, and that an interruption changes nothing."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config import Arm, Settings
+from components.data.prepare import load_split, prepare
+from components.data.skills import answer
+from components.errors import UserError
+from components.evaluation.evaluate import Evaluation
+from components.evaluation.metrics import Estimate
+from components.policy.base import make_base
+from components.policy.model import load_tokenizer
+from components.rollout.engine import Rollout, Sampling
+from components.rollout.transformers_engine import TransformersEngine
+from components.tracking.runs import Run, Tracker, connect
+from components.training import loop
+from components.training.loop import TrainingRecord, train
+from components.training.trainer import Trainer
+from tests.conftest import small_settings
+
+ARM = "garl-q0.75"
+
+
+class Interrupted(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Experiment:
+    settings: Settings
+    data: Path
+    base: Path
+
+    def train(self, out: Path, tracker: Tracker, *, arm: str = ARM, seed: int = 0) -> TrainingRecord:
+        return train(self.settings, Arm.parse(arm), seed, data=self.data, base=self.base, out=out, tracker=tracker)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder, settings = tmp_path_factory.mktemp("experiment"), small_settings()
+    prepare(settings.task, folder / "data")
+    make_base(settings, folder / "base")
+    return Experiment(settings, folder / "data", folder / "base")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run that nothing disturbed."""
+
+    out: Path
+    tracker: Tracker
+    record: TrainingRecord
+
+
+@pytest.fixture(scope="module")
+def reference(
+    experiment: Experiment, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Reference:
+    root = tmp_path_factory.mktemp("reference")
+    shutil.copy(empty_database, root / "mlflow.db")
+    tracker = connect(root)
+    return Reference(root / "out", tracker, experiment.train(root / "out", tracker))
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """All that a run made, but for train.json, which tells the time."""
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name != loop.RECORD)
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+
+
+def figures(tracker: Tracker, run_id: str) -> dict[str, set[tuple[int, float]]]:
+    """The metrics that MLflow holds, all values of every step, but for how fast it was."""
+    client = tracker.store.client
+    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("speed/")]
+    return {name: {(item.step, item.value) for item in client.get_metric_history(run_id, name)} for name in names}
+
+
+def repeatable(record: TrainingRecord) -> dict[str, Any]:
+    told_once = {"wall_seconds", "mlflow_run_id", "model_version"}
+    return {name: value for name, value in asdict(record).items() if name not in told_once}
+
+
+# One run
+
+
+def test_a_run_leaves_checkpoints_the_best_of_them_curves_and_a_record(
+    experiment: Experiment, reference: Reference
+) -> None:
+    out, record = reference.out, reference.record
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "curves.csv", "final", "train.json"]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-2", "step-4"]
+    assert TrainingRecord(**json.loads((out / "train.json").read_text())) == record
+    assert (record.arm, record.seed, record.steps) == (ARM, 0, 4)
+    # The base model solves nothing, so that both checkpoints are equally good.
+    assert (record.best_step, record.validation) == (4, 0)
+    assert files(out / "final") == files(out / "checkpoints" / "step-4")
+    weights = [files(folder)["model.safetensors"] for folder in (experiment.base, *(out / "checkpoints").iterdir())]
+    assert len(set(weights)) == 3
+
+    rows = list(csv.DictReader((out / "curves.csv").open()))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["validation/maj_at_4"] for row in rows] == ["", "0.0", "", "0.0"]
+    assert all(0 < float(row["train/p_estimate"]) < 1e-6 for row in rows)
+    # The trainer's model is the sampler's: nothing but rounding lies between their log-probabilities.
+    assert all(float(row["mismatch/max_abs"]) < 1e-4 for row in rows)
+
+
+def test_mlflow_has_the_curves_and_every_checkpoint(reference: Reference) -> None:
+    tracker, record = reference.tracker, reference.record
+    found = figures(tracker, record.mlflow_run_id)
+    for row in csv.DictReader((reference.out / "curves.csv").open()):
+        for name, value in row.items():
+            assert name == "step" or not value or (int(row["step"]), float(value)) in found[name]
+    run = tracker.store.client.get_run(record.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["settings.train.steps"] == "4"
+    assert run.inputs.dataset_inputs[0].dataset.digest == record.identity["data"]
+
+    versions = tracker.registry.versions("thaw-skills", {"estimator": "garl", "q": "0.75", "seed": "0"})
+    assert [version.step for version in versions] == [2, 4]
+    assert record.model_version == versions[1].version
+    for version in versions:
+        assert version.run_id == record.mlflow_run_id
+        assert version.metrics["validation/maj_at_4"] == 0
+        assert files(tracker.registry.download(version.reference)) == files(
+            reference.out / "checkpoints" / f"step-{version.step}"
+        )
+
+
+def test_the_best_checkpoint_becomes_final(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.25])
+    evaluate = loop.evaluate
+
+    def scored(*arguments: Any, **options: Any) -> Evaluation:
+        score = next(scores)
+        return replace(evaluate(*arguments, **options), maj_at_k=Estimate(score, score, score))
+
+    monkeypatch.setattr(loop, "evaluate", scored)
+    record = experiment.train(tmp_path / "out", tracker)
+    assert (record.best_step, record.validation) == (2, 0.5)
+    assert files(tmp_path / "out" / "final") == files(tmp_path / "out" / "checkpoints" / "step-2")
+    assert tracker.registry.find(f"thaw-skills/{record.model_version}").step == 2
+
+
+def test_grpo_without_a_success_leaves_the_base_model_as_it_was(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path
+) -> None:
+    experiment.train(tmp_path / "out", tracker, arm="grpo")
+    rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
+    assert [row["train/groups_without_gradient"] for row in rows] == ["4.0"] * 4
+    assert (tmp_path / "out/final/model.safetensors").read_bytes() == (
+        experiment.base / "model.safetensors"
+    ).read_bytes()
+
+
+def test_grpo_rewards_the_exact_answer_of_a_turn_that_ended(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four rollouts are right: one is cut short before its end, and one has another format."""
+    tokenizer = load_tokenizer(experiment.base)
+    generate = TransformersEngine.generate
+
+    def answered(engine: TransformersEngine, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling):
+        groups = generate(engine, prompts, n, sampling)
+        return [[rewrite(member, item) for member, item in enumerate(group)] for group in groups]
+
+    def rewrite(member: int, item: Rollout) -> Rollout:
+        digits = tokenizer.decode(item.prompt_ids).removesuffix("?")
+        text = [answer(digits), answer(digits), answer(digits, "s", 1), f" {answer(digits)} "][member]
+        ids = tuple(tokenizer(text + "<end>")["input_ids"])
+        logprobs = (*item.logprobs[: len(item.rationale_ids)], *([0.0] * len(ids)))
+        reason = "length" if member == 1 else "stop"
+        return replace(item, answer_ids=ids, logprobs=logprobs, finish_reason=reason)
+
+    monkeypatch.setattr(TransformersEngine, "generate", answered)
+    experiment.train(tmp_path / "out", tracker, arm="grpo")
+    for row in csv.DictReader((tmp_path / "out" / "curves.csv").open()):
+        assert float(row["train/p_estimate"]) == 0.5
+        assert float(row["train/groups_without_gradient"]) == 0
+
+
+def test_every_epoch_is_another_order_of_all_examples(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six examples, four a step: the second step takes the rest of the first epoch and begins the next."""
+    settings = small_settings("task.train=6", "task.validation=2", "train.steps=6")
+    prepare(settings.task, tmp_path / "data")
+    prompts = [row["prompt"] for row in load_split(tmp_path / "data", "train").to_list()]
+    tokenizer, seen = load_tokenizer(experiment.base), []
+    generate = TransformersEngine.generate
+
+    def noted(engine: TransformersEngine, asked: Sequence[Sequence[int]], n: int, sampling: Sampling):
+        if not sampling.answers:  # in training, not in validation
+            seen.extend(map(tokenizer.decode, asked))
+        return generate(engine, asked, n, sampling)
+
+    monkeypatch.setattr(TransformersEngine, "generate", noted)
+    replace(experiment, settings=settings, data=tmp_path / "data").train(tmp_path / "out", tracker)
+    epochs = [seen[first : first + 6] for first in range(0, 24, 6)]
+    assert len(seen) == 24
+    assert all(sorted(epoch) == sorted(prompts) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in [prompts, *epochs]}) == 5
+
+
+# The same again
+
+
+@pytest.mark.parametrize("arm", [ARM, "paft-q0.75"])
+def test_one_seed_gives_one_result_and_another_seed_another(
+    arm: str, experiment: Experiment, tracker: Tracker, tmp_path: Path
+) -> None:
+    runs = [experiment.train(tmp_path / str(number), tracker, arm=arm, seed=number // 2) for number in range(3)]
+    one, same, other = (files(tmp_path / str(number)) for number in range(3))
+    assert one == same
+    assert repeatable(runs[0]) == repeatable(runs[1])
+    assert figures(tracker, runs[0].mlflow_run_id) == figures(tracker, runs[1].mlflow_run_id)
+    assert one.keys() == other.keys()
+    for name in ("final/model.safetensors", "checkpoints/step-2/model.safetensors", "curves.csv"):
+        assert one[name] != other[name]
+
+
+def test_arms_differ(experiment: Experiment, reference: Reference, tracker: Tracker, tmp_path: Path) -> None:
+    experiment.train(tmp_path / "out", tracker, arm="garl-q1")
+    name = "final/model.safetensors"
+    assert files(tmp_path / "out")[name] != files(reference.out)[name]
+
+
+def test_a_finished_run_is_not_run_again(
+    experiment: Experiment, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_ArmRun", None)
+    assert experiment.train(reference.out, reference.tracker) == reference.record
+    with pytest.raises(UserError, match=r"seed: 0 there, 1 now"):
+        experiment.train(reference.out, reference.tracker, seed=1)
+    changed = replace(experiment, settings=small_settings("train.learning_rate=0.5"))
+    with pytest.raises(UserError, match=r"settings\.train\.learning_rate: 0\.001 there, 0\.5 now"):
+        changed.train(reference.out, reference.tracker)
+
+
+# Interruptions
+
+
+def at_call(number: int, method: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
+    """The method, but for its call of that number (from 1), which is interrupted before it begins or after it is done."""
+    calls = 0
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number and not after:
+            raise Interrupted
+        result = method(*arguments, **options)
+        if calls == number:
+            raise Interrupted
+        return result
+
+    return interrupted
+
+
+# What is interrupted at which call, with checkpoints after step 2 and step 4; generate is also called to validate.
+INTERRUPTIONS = {
+    "sampling the first step": (TransformersEngine, "generate", 1, False),
+    "sampling the third step": (TransformersEngine, "generate", 4, False),
+    "updating in the fourth step": (Trainer, "update", 4, True),
+    "logging the third step": (Run, "metrics", 3, True),
+    "validating the last step": (TransformersEngine, "generate", 6, False),
+    "registering the first checkpoint": (Run, "register", 1, True),
+    "registering the last checkpoint": (Run, "register", 2, True),
+    "saving the first state": (Trainer, "save", 1, True),
+    "saving the last state": (Trainer, "save", 2, True),
+    "writing the curves at the end": (loop, "_write_curves", 1, False),
+}
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS.values(), ids=INTERRUPTIONS.keys())
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(
+    interruption: tuple[Any, str, int, bool],
+    experiment: Experiment,
+    reference: Reference,
+    tracker: Tracker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, name, number, after = interruption
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, at_call(number, getattr(place, name), after=after))
+        with pytest.raises(Interrupted):
+            experiment.train(tmp_path / "out", tracker)
+    assert not (tmp_path / "out" / loop.RECORD).exists()
+    has_state = (tmp_path / "out" / "state" / "step-2").exists() or (tmp_path / "out" / "state" / "step-4").exists()
+
+    record = experiment.train(tmp_path / "out", tracker)
+    assert repeatable(record) == repeatable(reference.record)
+    assert files(tmp_path / "out") == files(reference.out)
+    assert figures(tracker, record.mlflow_run_id) == figures(reference.tracker, reference.record.mlflow_run_id)
+
+    client = tracker.store.client
+    runs = client.search_runs([tracker.store.experiment_id], "params.arm != ''")
+    statuses = {run.info.run_id: run.info.status for run in runs}
+    # From a state the same run goes on; before the first one the run that was begun failed, and there is a new one.
+    assert statuses.pop(record.mlflow_run_id) == "FINISHED"
+    assert list(statuses.values()) == ([] if has_state else ["FAILED"])
+    steps = [version.step for version in tracker.registry.versions() if version.run_id == record.mlflow_run_id]
+    assert steps == [2, 4]
+
+
+def test_checkpoints_that_were_cleared_away_meanwhile_come_back(
+    experiment: Experiment,
+    reference: Reference,
+    tracker: Tracker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As DVC does with a stage's outputs before it runs the stage again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", at_call(3, Trainer.update))
+        with pytest.raises(Interrupted):
+            experiment.train(tmp_path / "out", tracker)
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    experiment.train(tmp_path / "out", tracker)
+    assert files(tmp_path / "out") == files(reference.out)
+
+
+def test_a_state_of_another_run_is_refused(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", at_call(3, Trainer.update))
+        with pytest.raises(Interrupted):
+            experiment.train(tmp_path / "out", tracker)
+    before = files(tmp_path / "out")
+    with pytest.raises(UserError, match=r"step-2 belongs to another run \(arm: garl-q0\.75 there, garl-q1 now\)"):
+        experiment.train(tmp_path / "out", tracker, arm="garl-q1")
+    changed = replace(experiment, base=tmp_path / "base")
+    make_base(small_settings("teaching.seed=1"), changed.base)
+    with pytest.raises(UserError, match=r"\(base: \w+\.dir there, \w+\.dir now\)"):
+        changed.train(tmp_path / "out", tracker)
+    assert files(tmp_path / "out") == before

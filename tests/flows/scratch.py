@@ -1,0 +1,128 @@
+"""A project in a folder of its own, as a fresh clone would be, with the real commands run in it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.tracking.runs import Tracker, connect
+from tests.conftest import PROJECT, SMALL
+
+# Long enough to be killed in the middle.
+SETTINGS = [*SMALL, "train.steps=16", "train.validate_every=4", "arms=[grpo, garl-q0.75, paft-q0.75]"]
+OUTSIDE = re.compile(r"MLFLOW_|PREFECT_|DVC_|THAW_")  # what the environment may say of stores and servers
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """One project; `prefect` is the folder that Prefect keeps its own files in."""
+
+    folder: Path
+    prefect: Path
+
+    @classmethod
+    def clone(cls, folder: Path, prefect: Path, settings: Sequence[str] = SETTINGS) -> "Scratch":
+        """The project's files as they are now, committed to a new git repository, with its data pulled."""
+        scratch = cls(folder, prefect)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=PROJECT, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        for name in filter(None, listed.split("\0")):
+            if (source := PROJECT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder / name)
+        scratch.change(*settings)
+        scratch.commit()
+        scratch.run("dvc", "pull", "--quiet", "data.dvc")
+        return scratch
+
+    def copy(self, folder: Path) -> "Scratch":
+        """Everything in another folder: sources, build, cache and MLflow's store."""
+        shutil.copytree(self.folder, folder)
+        return Scratch(folder, self.prefect)
+
+    def commit(self) -> None:
+        self.run("git", "init", "--quiet")
+        self.run("git", "add", "--all")
+        who = ("-c", "user.name=Tester", "-c", "user.email=tester@example.org", "-c", "commit.gpgsign=false")
+        self.run("git", *who, "commit", "--quiet", "--message", "as it is")
+
+    def change(self, *settings: str) -> None:
+        """Edit params.yaml: "train.steps=4"."""
+        path = self.folder / "params.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            target: Any = content
+            *sections, last = name.split(".")
+            for section in sections:
+                target = target[section]
+            target[last] = yaml.safe_load(text)
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        programs = str(Path(sys.executable).parent)
+        kept = {name: value for name, value in os.environ.items() if not OUTSIDE.match(name)}
+        return kept | {
+            "PATH": programs + os.pathsep + os.environ["PATH"],
+            "PYTHONPATH": str(self.folder),  # the program that runs is the one whose files DVC tracks here
+            "PREFECT_HOME": str(self.prefect),
+            "COLUMNS": "120",
+        }
+
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own; its output goes into one file, beside the folder."""
+        with self.folder.with_suffix(".log").open("a") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                text=True, start_new_session=True, **options,
+            )  # fmt: skip
+
+    def run(self, *command: str, status: int = 0, timeout: float = 400) -> str:
+        """Run a command to its end; what it said on both channels."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}"
+        return done.stdout
+
+    def tracker(self) -> Tracker:
+        return connect(self.folder)
+
+    def stale(self) -> set[str]:
+        """The stages that `dvc status` finds out of date."""
+        status = self.run("dvc", "status", "--json")
+        return set(yaml.safe_load(status.strip().splitlines()[-1]))
+
+
+def built_in(log: str) -> set[str]:
+    """The stages that a flow says it has built."""
+    return set(re.findall(r"\| (\S+) \| built in ", log))
+
+
+def until(condition: Callable[[], Any], seconds: float = 120, every: float = 0.005) -> Any:
+    """Wait for something to be true; its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(every)
+    return value
+
+
+def lives(pid: int) -> bool:
+    """Whether a process still runs; one that has ended and only waits to be asked for its status does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
