@@ -154,6 +154,7 @@ class TrainSettings(Section):
     optimizer: Literal["adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["linear", "constant"]
     adam_epsilon: Annotated[float, Field(gt=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     zero_stage: Annotated[int, Field(ge=0, le=3)]
@@ -263,7 +264,9 @@ def load_settings(path: Path = Path("params.yaml"), overrides: Sequence[str] = (
     except FileNotFoundError:
         raise UserError(f"no settings file {path}; run from the project's folder or name one with --params.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" (line {mark.line + 1}: {getattr(error, 'problem', '')})"
+        raise UserError(f"{path} is no valid YAML{where}; correct it.") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no settings; start from the project's params.yaml.")
     for override in overrides:

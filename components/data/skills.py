@@ -34,11 +34,11 @@ class Preference(NamedTuple):
 
 
 # From the cold start the model thinks of the right skill once in a hundred rationales, which sampling finds, and then
-# writes the answer in the right format once in a million, which it never does: P of a problem is about 1e-8.
+# writes the answer in the right format once in ten million, which it never does: P of a problem is about 1e-9.
 PREFERENCES = {
     "warm": Preference(skill=0.3, format=0.3),
-    "cold": Preference(skill=1e-2, format=1e-6),
-    "colder": Preference(skill=1e-2, format=1e-7),
+    "cold": Preference(skill=1e-2, format=1e-7),
+    "colder": Preference(skill=1e-2, format=1e-8),
 }
 
 

@@ -104,7 +104,7 @@ def attend(
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
     from_prefix = _by_group(weights[..., :size], prefix, groups) @ prefix_value
     output = _by_row(from_prefix, prefix, rows, query.shape[2]) + weights[..., size:] @ value
-    return output.view(rows, heads, length, width).transpose(1, 2), None
+    return output.reshape(rows, heads, length, width).transpose(1, 2), None
 
 
 def _by_group(tensor: torch.Tensor, prefix: SharedPrefix, groups: int) -> torch.Tensor:

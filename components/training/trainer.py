@@ -91,6 +91,7 @@ class Trainer:
             report.loss += self._accumulate(batch_groups, rollouts, draws, report)
         # A step on which nothing carries a gradient must not move the weights by momentum alone.
         if report.without_gradient < len(groups):
+            self._set_learning_rate(step)
             report.grad_norm = self._step()
         else:
             self.engine.zero_grad()
@@ -144,6 +145,11 @@ class Trainer:
         report.effective_samples.extend(estimators.effective_sample_size(log_w).tolist())
         report.without_gradient += int((~coefficients.carries_gradient).sum())
         return coefficients
+
+    def _set_learning_rate(self, step: int) -> None:
+        left = 1 - step / self.settings.steps if self.settings.schedule == "linear" else 1.0
+        for parameters in self.engine.optimizer.param_groups:
+            parameters["lr"] = self.settings.learning_rate * left
 
     def _step(self) -> float:
         """Take the optimizer step; return the gradient's norm before clipping."""

@@ -1,6 +1,8 @@
 """One small sweep of the real pipeline, which many tests look at and none changes."""
 
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.cli import main
 from tests.flows.scratch import Scratch
 
 
@@ -25,6 +28,31 @@ class Swept:
     def lock(self) -> Any:
         """What dvc.lock says of every stage."""
         return yaml.safe_load((self.project.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+
+
+@dataclass(frozen=True)
+class Said:
+    status: int
+    out: str
+    err: str
+
+
+Thaw = Callable[..., Said]
+
+
+@pytest.fixture
+def thaw(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Thaw:
+    """The command line without a process of its own: thaw(folder, "probe", "--out", "x")."""
+
+    def run(folder: Path, *arguments: str) -> Said:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["thaw", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Said(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(autouse=True)

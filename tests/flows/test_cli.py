@@ -1,0 +1,170 @@
+"""The command line: what a user gets wrong is one sentence and the exit status 2, and nothing is begun."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.data.digest import dvc_md5
+from tests.conftest import PROJECT
+from tests.flows.conftest import Said, Swept, Thaw
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def sentence(said: Said) -> str:
+    """The one sentence of a refusal."""
+    assert said.status == 2
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.endswith(".\n")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project with settings and nothing else."""
+    (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    return tmp_path
+
+
+TRAIN = ("train", "--out", "runs/x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([*TRAIN, "--arm", "garl-q1.5"], "arm 'garl-q1.5': q = 1.5 lies outside [0, 1]"),
+        ([*TRAIN, "--arm", "paft-q-0.1"], "arm 'paft-q-0.1' names no known method"),
+        ([*TRAIN, "--arm", "ppo-q0.5"], "arm 'ppo-q0.5' names no known method; write METHOD-qQ"),
+        ([*TRAIN, "--arm", "garl"], "arm 'garl' needs a commitment q between 0 and 1"),
+        ([*TRAIN, "--arm", "grpo-q0.5"], "GRPO has no commitment q"),
+        ([*TRAIN], "name the arm to train with --arm"),
+        ([*TRAIN, "--set", "arms=[garl-q0.75]", "--set", "rollout.group_size=1"], "compares each rollout with the others"),
+        ([*TRAIN, "--set", "arms=[grpo]", "--set", "rollout.group_size=0"], "rollout.group_size = 0"),
+        ([*TRAIN, "--arm", "grpo", "--set", "train.stepz=3"], "there is no setting 'train.stepz'"),
+        ([*TRAIN, "--arm", "grpo", "--set", "train.steps"], "write name=value"),
+        ([*TRAIN, "--arm", "grpo", "--set", "train.steps=many"], "train.steps = 'many'"),
+        ([*TRAIN, "--arm", "grpo", "--set", "train.learning_rate=-1"], "train.learning_rate = -1"),
+        ([*TRAIN, "--arm", "grpo", "--params", "mine.yaml"], "no settings file mine.yaml"),
+        ([*TRAIN, "--arm", "grpo", "--data", "nowhere"], "--data nowhere holds no prepared data"),
+        ([*TRAIN, "--arm", "grpo", "--set", "task.path=nowhere"], "nowhere"),
+        (["prepare", "--set", "task.path=nowhere"], "nowhere"),
+        (["base", "--set", "model.name=./no-model"], "no model can be loaded from './no-model'"),
+        (["probe", "--set", "task.path=nowhere"], "nowhere"),
+        (["evaluate", "a/b/c", "--set", "task.path=nowhere"], "nowhere"),
+        (["report"], "there is no build/evaluate/"),
+        (["sweep"], "has no dvc.yaml"),
+        (["sweep", "--set", "arms=[garl-q2]"], "q = 2 lies outside [0, 1]"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_a_bad_setting_is_told_in_one_sentence_and_nothing_is_made(
+    folder: Path, thaw: Thaw, arguments: list[str], told: str
+):
+    before = files(folder)
+    assert told in sentence(thaw(folder, *arguments))
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "params.yaml holds no settings"),
+        ("arms: [grpo", "params.yaml is no valid YAML"),
+        ("arms: [grpo]\n", "the setting 'seeds' is missing"),
+    ],
+)
+def test_a_broken_settings_file_is_told_in_one_sentence(folder: Path, thaw: Thaw, content: str, told: str):
+    (folder / "params.yaml").write_text(content)
+    before = files(folder)
+    assert told in sentence(thaw(folder, *TRAIN, "--arm", "grpo"))
+    assert files(folder) == before
+
+
+def test_a_setting_that_the_file_should_not_have_is_named(folder: Path, thaw: Thaw):
+    content = yaml.safe_load((folder / "params.yaml").read_text())
+    content["train"]["beta"] = 0.1
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    assert "there is no setting 'train.beta'" in sentence(thaw(folder, *TRAIN, "--arm", "grpo"))
+
+
+@pytest.mark.parametrize("command", [("prepare",), (*TRAIN, "--arm", "grpo"), ("probe",)])
+def test_a_damaged_line_of_a_users_own_data_is_named_by_its_number(folder: Path, thaw: Thaw, command: tuple[str, ...]):
+    data = folder / "mine"
+    data.mkdir()
+    lines = [f'{{"prompt": "{number} + 1?", "answer": "{number + 1}"}}' for number in range(9)]
+    for split in ("validation", "test"):
+        (data / f"{split}.jsonl").write_text(lines[0].replace("+", split) + "\n")
+    (data / "train.jsonl").write_text("\n".join([*lines[:4], lines[4][:20], *lines[5:]]) + "\n")
+    before = files(folder)
+    said = sentence(thaw(folder, *command, "--set", "task.name=jsonl", "--set", "task.path=mine"))
+    assert "mine/train.jsonl:5: broken JSON" in said
+    assert files(folder) == before
+
+
+@pytest.mark.slow
+def test_a_registered_version_generates_what_its_checkpoint_generates(swept: Swept, thaw: Thaw, tmp_path: Path):
+    """The samples and not the figures alone, which an untrained model has in common with any other."""
+    for arm in ("garl-q0.75", "paft-q0.75"):
+        record = swept.json(f"train/{arm}/0/train.json")
+        reference = f"{record['model_name']}/{record['model_version']}"
+        said = thaw(swept.project.folder, "evaluate", reference, "--out", str(tmp_path / arm))
+        assert said.status == 0
+        assert "maj_at_4" in said.out
+        for file in ("samples.jsonl", "metrics.json"):
+            assert (tmp_path / arm / file).read_bytes() == swept[f"evaluate/{arm}/0/{file}"].read_bytes()
+    assert dvc_md5(tmp_path / "garl-q0.75/samples.jsonl") != dvc_md5(tmp_path / "paft-q0.75/samples.jsonl")
+
+
+@pytest.mark.slow
+def test_an_earlier_version_is_the_checkpoint_of_its_step(swept: Swept, thaw: Thaw, tmp_path: Path):
+    folder = swept["train/garl-q0.75/0/checkpoints/step-4"]
+    run_id = swept.json("train/garl-q0.75/0/train.json")["mlflow_run_id"]
+    [version] = [
+        version
+        for version in swept.project.tracker().registry.versions("thaw-skills")
+        if version.run_id == run_id and version.step == 4
+    ]
+    for model, out in ((version.reference, "registered"), (str(folder), "folder")):
+        assert thaw(swept.project.folder, "evaluate", model, "--out", str(tmp_path / out)).status == 0
+    assert dvc_md5(tmp_path / "registered/samples.jsonl") == dvc_md5(tmp_path / "folder/samples.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("no-model", "there is no folder no-model, and a registered version is written NAME/VERSION or NAME@ALIAS."),
+        ("thaw-skills/99", "there is no thaw-skills/99; thaw-skills has the versions 1 to 12"),
+        ("thaw-skills@best", "there is no thaw-skills@best"),
+        ("thaw-nothing/1", "there is no registered model 'thaw-nothing'; there is thaw-skills"),
+    ],
+)
+def test_a_version_that_is_not_registered_is_told_in_one_sentence(
+    swept: Swept, thaw: Thaw, tmp_path: Path, model: str, told: str
+):
+    said = thaw(swept.project.folder, "evaluate", model, "--out", str(tmp_path / "out"))
+    assert told in sentence(said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_data_of_other_settings_is_refused(swept: Swept, thaw: Thaw, tmp_path: Path):
+    said = thaw(
+        swept.project.folder, *TRAIN, "--arm", "grpo", "--data", "build/data", "--out", str(tmp_path / "out"),
+        "--set", "task.train=32",
+    )  # fmt: skip
+    assert "--data build/data was prepared with other settings (task.train)" in sentence(said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_compare_shows_the_registered_checkpoints_best_first(swept: Swept, thaw: Thaw):
+    said = thaw(swept.project.folder, "compare")
+    assert said.status == 0
+    assert said.out.count("thaw-skills/") == 12
