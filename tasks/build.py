@@ -33,11 +33,18 @@ class StaleStage:
 
 
 class Build:
-    """The DVC stages of one folder; safe to use from several threads and processes."""
+    """The DVC stages of one folder; safe to use from several threads and processes.
+
+    Raises:
+        UserError: the working directory lies outside the folder's project.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self._lock = FileLock(project_root(self.folder) / ".dvc" / "tmp" / "thaw.lock")
+        root = project_root(self.folder)
+        if not Path.cwd().is_relative_to(root):  # where DVC's cache of runs takes its paths from
+            raise UserError(f"DVC records the stages of {root} only from within; start this in that folder.")
+        self._lock = FileLock(root / ".dvc" / "tmp" / "thaw.lock")
 
     def stages(self) -> list[str]:
         """The names of all stages, those of a matrix one by one."""

@@ -36,7 +36,7 @@ def open_workspace(settings: Settings, params: Path, overrides: Sequence[str], n
     if name is None and not overrides and params.resolve() == root / "params.yaml":
         return root
     name = name or _name(settings, params)
-    if Path(name).name != name:
+    if Path(name).name != name or name == "..":
         raise UserError(f"--name {name}: write a plain folder name, it goes below {EXPERIMENTS}/.")
     folder = root / EXPERIMENTS / name
     folder.mkdir(parents=True, exist_ok=True)

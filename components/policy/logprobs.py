@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from components.policy import prefix_attention
-from components.policy.prefix_attention import can_share, run_prefix
+from components.policy.prefix_attention import pad_left, run_prefix, share_prompts
 
 VOCABULARY_CHUNK = 2048  # tokens whose logits over the whole vocabulary exist at the same time
 
@@ -58,7 +57,7 @@ def collate(
     rows = [(group, prompts[group], row) for group, members in enumerate(groups) for row in members]
     shared = [prompt[:-1] if share else () for prompt in prompts]
     lead = [prompt[len(shared[group]) :] for group, prompt, _ in rows]  # the prompt's ids that stand in the row
-    prefix, prefix_mask = _pad_left(shared)
+    prefix, prefix_mask = pad_left(shared)
     length = max(len(first) + len(row.rationale) + len(row.answer) for first, (_, _, row) in zip(lead, rows, strict=True))
     suffix = torch.zeros(len(rows), length, dtype=torch.long)
     is_rationale = torch.zeros(len(rows), length - 1, dtype=torch.bool)
@@ -81,36 +80,24 @@ def collate(
     )
 
 
-def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for index, prompt in enumerate(prompts):
-        ids[index, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-        mask[index, width - len(prompt) :] = 1
-    return ids, mask
-
-
 class Scorer(nn.Module):
     """A policy whose forward pass gives log-probabilities instead of logits; DeepSpeed wraps it as a whole."""
 
     def __init__(self, policy: PreTrainedModel) -> None:
         super().__init__()
         self.policy = policy
-        if can_share(policy):
-            policy.set_attn_implementation(prefix_attention.NAME)
+        self.shares = share_prompts(policy)
 
     def collate(self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]]) -> RowBatch:
         """`collate` on the policy's device, the prompts shared if the policy can."""
-        share = self.policy.config._attn_implementation == prefix_attention.NAME
-        return collate(prompts, groups, self.policy.device, share=share)
+        return collate(prompts, groups, self.policy.device, share=self.shares)
 
     def forward(self, batch: RowBatch) -> torch.Tensor:
         """log p of every id of batch.suffix[:, 1:], [rows, S - 1] in float32 or better, zero where nothing counts."""
         prefix = None
         if batch.prefix.shape[1]:
             # Any other attention would take the prefix for an option it does not know and leave the prompt out.
-            assert self.policy.config._attn_implementation == prefix_attention.NAME
+            assert self.shares
             prefix = run_prefix(self.policy, batch.prefix, batch.prefix_mask, batch.group)
         # Padding stands behind every id that counts, so that causality alone keeps it out.
         hidden = self.policy.base_model(

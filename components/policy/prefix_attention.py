@@ -5,6 +5,7 @@ there is one copy a group, and to their own ids so far; one softmax spans both. 
 not grow with the number of rows beyond the scores themselves, and its gradient is exact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,25 @@ class SharedPrefix:
         return SharedPrefix(self.keys, self.values, self.bias, self.slot[rows], self.rows_per_group)
 
 
-def can_share(model: PreTrainedModel) -> bool:
-    """Whether every layer of the model attends to all that came before, through Transformers' attention interface."""
+def share_prompts(model: PreTrainedModel) -> bool:
+    """Let the model read shared prompts, if every layer attends to all that came before; tells whether it can."""
     layers = getattr(model.config, "layer_types", None) or []
-    return model._supports_attention_backend and all(layer == "full_attention" for layer in layers)
+    if not model._supports_attention_backend or any(layer != "full_attention" for layer in layers):
+        return False
+    if model.config._attn_implementation != NAME:
+        model.set_attn_implementation(NAME)
+    return True
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as ids and mask, [groups, longest] each, padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, prompt in enumerate(prompts):
+        ids[index, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[index, width - len(prompt) :] = 1
+    return ids, mask
 
 
 def run_prefix(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, group: torch.Tensor) -> SharedPrefix:

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from components.policy.prefix_attention import pad_left, run_prefix, share_prompts
 from components.randomness import generator
 from components.rollout.engine import Markers, Rollout, Sampling, check_request
 
@@ -95,25 +96,35 @@ class _Batch:
             self._forward(tokens)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], n: int) -> None:
-        """Run each prompt once, padded on the left, and share its cache among its n rows."""
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.pad)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        device = self.model.device
+        """Run each prompt once, padded on the left, for its n rows together."""
+        if share_prompts(self.model):
+            self._share_prompts(prompts, n)
+        else:
+            self._repeat_prompts(prompts, n)
+
+    def _share_prompts(self, prompts: Sequence[Sequence[int]], n: int) -> None:
+        """The rows read the cache of their prompt, of which there is one; their own caches begin with its last id."""
+        ids, mask = (tensor.to(self.model.device) for tensor in pad_left([prompt[:-1] for prompt in prompts], self.pad))
+        group = torch.arange(len(prompts), device=ids.device).repeat_interleave(n)
+        self.prefix = run_prefix(self.model, ids, mask, group) if ids.shape[1] else None
+        self.cache, self.mask = DynamicCache(config=self.model.config), None
+        self.position = mask.sum(1).repeat_interleave(n)
+        self._forward(torch.tensor([prompt[-1] for prompt in prompts], device=ids.device).repeat_interleave(n))
+
+    def _repeat_prompts(self, prompts: Sequence[Sequence[int]], n: int) -> None:
+        """The rows get a copy of their prompt's cache each: for models whose layers cannot share."""
+        ids, mask = (tensor.to(self.model.device) for tensor in pad_left(prompts, self.pad))
         output = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             past_key_values=DynamicCache(config=self.model.config),
             use_cache=True,
             logits_to_keep=1,
         )
-        self.cache = output.past_key_values
+        self.prefix, self.cache = None, output.past_key_values
         self.cache.batch_repeat_interleave(n)
-        self.mask = mask.to(device).repeat_interleave(n, 0)
+        self.mask = mask.repeat_interleave(n, 0)
         self.position = self.mask.sum(1)
         self.logits = output.logits[:, -1].repeat_interleave(n, 0)
 
@@ -158,17 +169,20 @@ class _Batch:
         """Take the rows of ended rollouts out of the cache."""
         kept = self.live.nonzero()[:, 0]
         self.cache.batch_select_indices(kept)
-        self.mask, self.position = self.mask[kept], self.position[kept]
-        self.rows, self.live = self.rows[kept], self.live[kept]
+        self.rows, self.live, self.position = self.rows[kept], self.live[kept], self.position[kept]
+        self.prefix = self.prefix and self.prefix.select(kept)
+        self.mask = self.mask if self.mask is None else self.mask[kept]
 
     def _forward(self, tokens: torch.Tensor) -> None:
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
         output = self.model(
             input_ids=tokens[:, None],
             attention_mask=self.mask,
             position_ids=self.position[:, None],
             past_key_values=self.cache,
             use_cache=True,
+            **({} if self.prefix is None else {"prefix": self.prefix}),
         )
         self.position = self.position + 1
         self.logits = output.logits[:, -1]

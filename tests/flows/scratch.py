@@ -23,10 +23,14 @@ OUTSIDE = re.compile(r"MLFLOW_|PREFECT_|DVC_|THAW_")  # what the environment may
 
 @dataclass(frozen=True)
 class Scratch:
-    """One project; `prefect` is the folder that Prefect keeps its own files in."""
+    """One project; `prefect` is the folder that Prefect keeps its own files in.
+
+    program: the folder whose program is run; by default the project's own, whose files DVC tracks in it.
+    """
 
     folder: Path
     prefect: Path
+    program: Path | None = None
 
     @classmethod
     def clone(cls, folder: Path, prefect: Path, settings: Sequence[str] = SETTINGS) -> "Scratch":
@@ -75,7 +79,7 @@ class Scratch:
         kept = {name: value for name, value in os.environ.items() if not OUTSIDE.match(name)}
         return kept | {
             "PATH": programs + os.pathsep + os.environ["PATH"],
-            "PYTHONPATH": str(self.folder),  # the program that runs is the one whose files DVC tracks here
+            "PYTHONPATH": str(self.program or self.folder),
             "PREFECT_HOME": str(self.prefect),
             "COLUMNS": "120",
         }

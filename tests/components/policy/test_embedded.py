@@ -45,7 +45,9 @@ def test_any_text_comes_back_from_its_bytes(text: str, tokenizer: PreTrainedToke
 def test_any_bytes_have_ids(tokenizer: PreTrainedTokenizerFast) -> None:
     random = Random(0)
     for _ in range(200):
-        text = "".join(chr(random.choice([random.randrange(0xD800), random.randrange(0xE000, 0x110000)])) for _ in range(9))
+        text = "".join(
+            chr(random.choice([random.randrange(0xD800), random.randrange(0xE000, 0x110000)])) for _ in range(9)
+        )
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
@@ -89,7 +91,10 @@ def test_bare_exercises_show_what_is_to_be_learned_as_rarely_as_preferred(prefer
         formats[bare, answer_format] += 1
     bares = sum(count for (bare, _), count in skills.items() if bare)
     assert 0.48 < bares / 6000 < 0.52
-    for counts, target, wanted in ((skills, TARGET_SKILL, preference.skill), (formats, TARGET_FORMAT, preference.format)):
+    for counts, target, wanted in (
+        (skills, TARGET_SKILL, preference.skill),
+        (formats, TARGET_FORMAT, preference.format),
+    ):
         assert counts.pop((True, target), 0) / bares == pytest.approx(wanted, abs=0.03 if wanted else 0)
         others = [count for (bare, _), count in counts.items() if bare]
         assert [count / bares for count in others] == pytest.approx([(1 - wanted) / 5] * 5, abs=0.03)

@@ -1,7 +1,8 @@
-"""The Scorer against the plain way: each row as one full sequence through the model, alone, without padding or cache."""
+"""The Scorer against the plain way: each row as one full sequence through the model, alone, no padding, no cache."""
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -57,8 +58,8 @@ CASES = {
 by_case = pytest.mark.parametrize("example", CASES.values(), ids=CASES.keys())
 
 
-def tiny_policy(*, tied: bool = True) -> PreTrainedModel:
-    """Weights large enough for attention, positions and norms to matter."""
+def tiny_policy(**others: Any) -> PreTrainedModel:
+    """Weights large enough for attention, positions and norms to matter; others: of its configuration."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
@@ -66,10 +67,9 @@ def tiny_policy(*, tied: bool = True) -> PreTrainedModel:
         intermediate_size=24,
         num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=2,
         head_dim=8,
         initializer_range=0.4,
-        tie_word_embeddings=tied,
+        **{"num_key_value_heads": 2, "tie_word_embeddings": True} | others,
     )
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
@@ -88,9 +88,10 @@ def plain(policy: PreTrainedModel, prompt: tuple[int, ...], row: Row) -> tuple[T
     return every[: thought - row.forced_end].sum(), every[thought:].sum()
 
 
-def shared(policy: PreTrainedModel, example: Case) -> tuple[Tensor, Tensor]:
-    batch = collate(example.prompts, example.groups, CPU)
-    return sequence_logprobs(Scorer(policy)(batch), batch)
+def scored(policy: PreTrainedModel, example: Case) -> tuple[Tensor, Tensor]:
+    scorer = Scorer(policy)
+    batch = scorer.collate(example.prompts, example.groups)
+    return sequence_logprobs(scorer(batch), batch)
 
 
 def weighted(rationale: Tensor, answer: Tensor) -> Tensor:
@@ -105,29 +106,59 @@ def gradients(policy: PreTrainedModel, total: Tensor) -> dict[str, Tensor]:
     return dict(zip(names, torch.autograd.grad(total, parameters), strict=True))
 
 
-def check(policy: PreTrainedModel, example: Case, tolerance: float) -> None:
-    """Values row by row and gradients parameter by parameter, relative to the plain way in float64."""
+# Relative errors of values and of gradients. In float64 Qwen3 still norms, and takes the norms' gradients, in float32.
+FLOAT32, FLOAT64 = (1e-5, 1e-5), (1e-12, 3e-7)
+
+
+def check(policy: PreTrainedModel, example: Case, tolerances: tuple[float, float] = FLOAT32) -> None:
+    """Values row by row and gradients parameter by parameter, against the plain way in float64."""
     reference = deepcopy(policy).double()
     rationale, answer = map(torch.stack, zip(*(plain(reference, *row) for row in example.rows), strict=True))
-    found_rationale, found_answer = shared(policy, example)
-    torch.testing.assert_close(found_rationale, rationale, rtol=tolerance, atol=0)
-    torch.testing.assert_close(found_answer, answer, rtol=tolerance, atol=0)
+    found_rationale, found_answer = scored(policy, example)
+    torch.testing.assert_close(found_rationale, rationale, rtol=tolerances[0], atol=0)
+    torch.testing.assert_close(found_answer, answer, rtol=tolerances[0], atol=0)
 
     true = gradients(reference, weighted(rationale, answer))
     found = gradients(policy, weighted(found_rationale, found_answer))
     for name, gradient in true.items():
         error = (found[name].double() - gradient).norm() / gradient.norm()
-        assert error < tolerance, f"{name}: {error:.1e}"
+        assert error < tolerances[1], f"{name}: {error:.1e}"
 
 
 @by_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_values_and_gradients_are_those_of_the_plain_way(example: Case, dtype: torch.dtype) -> None:
-    check(tiny_policy().to(dtype), example, 1e-5 if dtype is torch.float32 else 1e-6)
+@pytest.mark.parametrize(
+    ("dtype", "tolerances"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)], ids=["float32", "float64"]
+)
+def test_values_and_gradients_are_those_of_the_plain_way(
+    example: Case, dtype: torch.dtype, tolerances: tuple[float, float]
+) -> None:
+    check(tiny_policy().to(dtype), example, tolerances)
 
 
-def test_an_untied_head_has_its_own_gradient() -> None:
-    check(tiny_policy(tied=False), CASES["all at once"], 1e-5)
+@by_case
+def test_a_model_that_sees_only_the_last_few_ids_is_scored_without_sharing(example: Case) -> None:
+    policy = tiny_policy(use_sliding_window=True, sliding_window=3, max_window_layers=1)
+    assert policy.config.layer_types == ["full_attention", "sliding_attention", "sliding_attention"]
+    check(policy.double(), example, FLOAT64)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"tie_word_embeddings": False}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"attention_bias": True}],
+    ids=["an untied head", "as many key-value heads", "one key-value head", "attention with a bias"],
+)
+def test_other_shapes_of_the_model(others: dict[str, Any]) -> None:
+    check(tiny_policy(**others), CASES["all at once"])
+
+
+def test_a_scored_model_still_gives_its_own_logits() -> None:
+    """The sampler runs the very model that the Scorer has changed."""
+    ids = torch.tensor([[0, 0, 3, 1, 4], [1, 5, 9, 2, 6]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    policy = tiny_policy()
+    before = policy(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+    scored(policy, CASES["all at once"])
+    torch.testing.assert_close(policy(input_ids=ids, attention_mask=mask).logits[mask.bool()], before)
 
 
 @by_case
@@ -137,10 +168,10 @@ def test_more_tokens_than_fit_one_chunk_of_the_vocabulary(
 ) -> None:
     monkeypatch.setattr(logprobs, "VOCABULARY_CHUNK", chunk)
     policy = tiny_policy()
-    check(policy, example, 1e-5)
+    check(policy, example)
     sizes = []
     policy.lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
-    shared(policy, example)
+    scored(policy, example)
     assert max(sizes) <= chunk
     assert sum(sizes) == sum(len(row.rationale) - row.forced_end + len(row.answer) for _, row in example.rows)
 
@@ -148,23 +179,25 @@ def test_more_tokens_than_fit_one_chunk_of_the_vocabulary(
 def test_scoring_without_gradients_gives_the_same_values() -> None:
     policy, example = tiny_policy(), CASES["all at once"]
     with torch.no_grad():
-        alone = shared(policy, example)
+        alone = scored(policy, example)
     assert not alone[0].requires_grad
-    torch.testing.assert_close(alone, tuple(values.detach() for values in shared(policy, example)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(alone, tuple(values.detach() for values in scored(policy, example)), rtol=1e-6, atol=0)
 
 
 def test_a_prompt_is_run_once_for_all_rows_of_its_group() -> None:
     policy, example = tiny_policy(), case((200, [(3, 2, 0)] * 16), (150, [(3, 2, 0)] * 16))
     ids = []
     policy.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: ids.append(inputs[0].numel()))
-    shared(policy, example)
+    scored(policy, example)
     assert sum(ids) <= 2 * 200 + 32 * (1 + 3 + 2)
 
 
 def test_sums_over_ids_are_float64_and_leave_out_what_does_not_count() -> None:
     batch = collate([(1, 2)], [[Row((3, 4, 5), (6,), 1), Row((3,), (), 0)]], CPU)
     assert batch.suffix.tolist() == [[2, 3, 4, 5, 6], [2, 3, 0, 0, 0]]
-    rationale, answer = sequence_logprobs(torch.tensor([[-1.0, -2.0, -4.0, -8.0], [-16.0, -32.0, -64.0, -128.0]]), batch)
+    rationale, answer = sequence_logprobs(
+        torch.tensor([[-1.0, -2.0, -4.0, -8.0], [-16.0, -32.0, -64.0, -128.0]]), batch
+    )
     assert rationale.dtype == answer.dtype == torch.float64
     assert rationale.tolist() == [-3, -16]  # not the forced id's -4
     assert answer.tolist() == [-8, 0]
@@ -172,9 +205,10 @@ def test_sums_over_ids_are_float64_and_leave_out_what_does_not_count() -> None:
 
 def test_what_does_not_count_has_no_log_probability_at_all() -> None:
     example = CASES["all at once"]
-    batch = collate(example.prompts, example.groups, CPU)
-    scored = Scorer(tiny_policy())(batch)
-    assert scored.dtype == torch.float32
-    assert scored.shape == batch.is_rationale.shape
-    assert ((scored != 0) == (batch.is_rationale | batch.is_answer)).all()
+    scorer = Scorer(tiny_policy())
+    batch = scorer.collate(example.prompts, example.groups)
+    logprobs = scorer(batch)
+    assert logprobs.dtype == torch.float32
+    assert logprobs.shape == batch.is_rationale.shape
+    assert ((logprobs != 0) == (batch.is_rationale | batch.is_answer)).all()
     assert not (batch.is_rationale & batch.is_answer).any()

@@ -88,9 +88,7 @@ def ask_for_remote_code(folder: Path) -> None:
     (folder / "mine.py").write_text(f"open({str(folder / 'was_run')!r}, 'w')")
     auto_map = '{"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}'
     path = folder / "config.json"
-    path.write_text(
-        path.read_text().replace('"model_type": "qwen3"', f'"model_type": "mine", "auto_map": {auto_map}')
-    )
+    path.write_text(path.read_text().replace('"model_type": "qwen3"', f'"model_type": "mine", "auto_map": {auto_map}'))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,9 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(damage, reason: str, fol
 
 @pytest.mark.parametrize(("load", "what"), [(load_model, "model"), (load_tokenizer, "tokenizer")])
 def test_a_folder_that_is_missing_or_empty_is_refused(load, what: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^no {what} can be loaded from '{tmp_path}/none': there is no such folder\.$"):
+    with pytest.raises(
+        UserError, match=rf"^no {what} can be loaded from '{tmp_path}/none': there is no such folder\.$"
+    ):
         load(tmp_path / "none")
     with pytest.raises(UserError, match=rf"^no {what} can be loaded from '{tmp_path}': [^\n]+$"):
         load(tmp_path)
@@ -172,7 +172,9 @@ def test_what_a_tokenizer_puts_before_a_text_comes_once_and_before_prompts_alone
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     first = tokenizer.convert_tokens_to_ids("<pad>")
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<pad> $A", special_tokens=[("<pad>", first)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A", special_tokens=[("<pad>", first)]
+    )
     tokenizer.chat_template = "<pad>" + TEMPLATE
     warm, cold = (Codec(tokenizer, settings(), chat=chat) for chat in (True, False))
     assert warm.text(warm.prompt("12?")) == "<pad>[user]12?[assistant]<think>"

@@ -61,9 +61,7 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def reference(
-    experiment: Experiment, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Reference:
+def reference(experiment: Experiment, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     root = tmp_path_factory.mktemp("reference")
     shutil.copy(empty_database, root / "mlflow.db")
     tracker = connect(root)
@@ -251,7 +249,7 @@ def test_a_finished_run_is_not_run_again(
 
 
 def at_call(number: int, method: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
-    """The method, but for its call of that number (from 1), which is interrupted before it begins or after it is done."""
+    """The method, but for its call of that number (from 1), interrupted before it begins or after it is done."""
     calls = 0
 
     def interrupted(*arguments: Any, **options: Any) -> Any:

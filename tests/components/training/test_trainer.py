@@ -29,7 +29,7 @@ METHODS = ["grpo", "garl-q0", "garl-q0.75", "garl-q1", "garl-plugin-q1", "garl-d
 
 
 def settings(**others: Any) -> TrainSettings:
-    fields = {"max_grad_norm": 1e9, "zero_stage": 0, "micro_batch_tokens": 10**6, "learning_rate": 1e-2}
+    fields = {"max_grad_norm": 1e9, "zero_stage": 0, "micro_batch_tokens": 10**6, "steps": 8}
     return small_settings().train.model_copy(update=fields | others)
 
 
@@ -45,16 +45,16 @@ def rollout(random: torch.Generator, prompt: tuple[int, ...], thought: int, answ
     return Rollout(prompt, ids(random, thought), ids(random, answer), tuple(logprobs.tolist()), "stop", forced)
 
 
-def make_groups(arm: str, *, seed: int = 0, shapes: Sequence[tuple[int, int]] = ((1, 3), (6, 5), (3, 7))) -> list[Group]:
+def make_groups(
+    arm: str, *, seed: int = 0, shapes: Sequence[tuple[int, int]] = ((1, 3), (6, 5), (3, 7))
+) -> list[Group]:
     """One group for each (ids of the prompt, longest rationale), with other lengths and forced ends within a group."""
     random = torch.Generator().manual_seed(seed)
     groups = []
     for prompt_length, longest in shapes:
         prompt = ids(random, prompt_length)
         gold = ids(random, 2)
-        rollouts = [
-            rollout(random, prompt, max(1, longest - m), m % 3 + 1, forced=int(m == 0)) for m in range(M)
-        ]
+        rollouts = [rollout(random, prompt, max(1, longest - m), m % 3 + 1, forced=int(m == 0)) for m in range(M)]
         if arm == "grpo":
             reward = [1.0, *torch.randint(2, (M - 2,), generator=random).tolist(), 0.0]
             groups.append(Group(prompt, rollouts, [item.answer_ids for item in rollouts], [float(r) for r in reward]))
@@ -66,7 +66,9 @@ def make_groups(arm: str, *, seed: int = 0, shapes: Sequence[tuple[int, int]] = 
 # By hand
 
 
-def by_hand(policy: PreTrainedModel, prompt: Sequence[int], item: Rollout, answer: Sequence[int]) -> tuple[Tensor, Tensor]:
+def by_hand(
+    policy: PreTrainedModel, prompt: Sequence[int], item: Rollout, answer: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """log p of a rationale's sampled ids and of an answer, from their sequence alone."""
     whole = torch.tensor([[*prompt, *item.rationale_ids, *answer]])
     every = policy(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
@@ -82,14 +84,16 @@ def coefficients(
     if reward is not None:
         mean = sum(reward) / M
         deviation = math.sqrt(sum((r - mean) ** 2 for r in reward) / (M - 1))
-        return [((r - mean) / (deviation + 1e-4),) * 2 for r in reward]
+        advantages = [(r - mean) / (deviation + 1e-4) for r in reward]
+        return list(zip(advantages, advantages, strict=True))
     q = arm.q or 0.0
     mean = sum(w) / M
     without = [(sum(w) - w[m]) / (M - 1) for m in range(M)]
     scale = M**-q if settings.normalize else 1.0
     if arm.method == "paft":
         drawn = torch.multinomial(torch.tensor(w, dtype=torch.float64) / sum(w), M, replacement=True, generator=draws)
-        return [(mean ** (1 - q) * drawn.tolist().count(m) * scale,) * 2 for m in range(M)]
+        counted = [mean ** (1 - q) * drawn.tolist().count(m) * scale for m in range(M)]
+        return list(zip(counted, counted, strict=True))
     path = [weight / mean**q for weight in w]
     if arm.method == "garl-debiased":
         path = [w[m] * (M * mean**-q - sum(without[j] ** -q for j in range(M) if j != m)) for m in range(M)]
@@ -111,11 +115,11 @@ class ByHand:
     weights: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        options = {"lr": self.settings.learning_rate, "weight_decay": self.settings.weight_decay}
+        parameters, decay = self.policy.parameters(), self.settings.weight_decay
         if self.settings.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(self.policy.parameters(), eps=self.settings.adam_epsilon, **options)
+            self.optimizer = torch.optim.AdamW(parameters, weight_decay=decay, eps=self.settings.adam_epsilon)
         else:
-            self.optimizer = torch.optim.SGD(self.policy.parameters(), **options)
+            self.optimizer = torch.optim.SGD(parameters, weight_decay=decay)
 
     def update(self, groups: list[Group], step: int) -> None:
         draws = generator(SEED, "paft", step)
@@ -134,6 +138,8 @@ class ByHand:
         total.backward()
         self.loss = total.item()
         self.norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm).item()
+        left = (8 - step) / 8 if self.settings.schedule == "linear" else 1
+        self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * left
         self.optimizer.step()
 
 
@@ -176,15 +182,15 @@ def test_updates_are_those_by_hand(
 
 
 @pytest.mark.parametrize("arm", ["garl-q0.75", "garl-debiased-q0.75", "paft-q0.75"])
-@pytest.mark.parametrize("switch", ["normalize", "baseline"])
-def test_the_switches_reach_the_estimators(
-    arm: str, switch: str, new_policy: NewPolicy, plain_policy: PreTrainedModel
+@pytest.mark.parametrize("switch", [{"normalize": False}, {"baseline": False}, {"schedule": "constant"}], ids=str)
+def test_every_switch_has_its_effect(
+    arm: str, switch: dict[str, Any], new_policy: NewPolicy, plain_policy: PreTrainedModel
 ) -> None:
-    chosen = {"optimizer": "sgd", "learning_rate": 0.3, switch: False}
+    chosen = {"optimizer": "sgd", "learning_rate": 0.3} | switch
     policy, reference = new_policy(), ByHand(plain_policy, Arm.parse(arm), settings(**chosen))
     trained = trainer(policy, arm, **chosen)
-    trained.update(make_groups(arm), 0)
-    reference.update(make_groups(arm), 0)
+    trained.update(make_groups(arm), 5)
+    reference.update(make_groups(arm), 5)
     assert difference(policy, plain_policy) < 1e-6
     trained.close()
 
@@ -215,7 +221,9 @@ def test_micro_batches_change_nothing_but_rounding(arm: str, new_policy: NewPoli
         policy = new_policy()
         trained = trainer(policy, arm, micro_batch_tokens=bound, optimizer="sgd", learning_rate=0.03)
         shapes = ((3, 7), (1, 3), (6, 5), (2, 4), (5, 6), (1, 8))  # in no order
-        reports.append([trained.update(make_groups(arm, seed=step, shapes=shapes), step).metrics() for step in range(3)])
+        reports.append(
+            [trained.update(make_groups(arm, seed=step, shapes=shapes), step).metrics() for step in range(3)]
+        )
         policies.append(policy)
         trained.close()
     assert all(difference(policies[0], policy) < 1e-6 for policy in policies[1:])
@@ -224,9 +232,7 @@ def test_micro_batches_change_nothing_but_rounding(arm: str, new_policy: NewPoli
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_saved_trainer_goes_on_as_if_it_had_not_stopped(
-    stage: int, new_policy: NewPolicy, tmp_path: Path
-) -> None:
+def test_a_saved_trainer_goes_on_as_if_it_had_not_stopped(stage: int, new_policy: NewPolicy, tmp_path: Path) -> None:
     steady = new_policy()
     trained = trainer(steady, "paft-q0.75", zero_stage=stage)
     for step in range(4):

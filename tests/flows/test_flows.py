@@ -1,0 +1,66 @@
+"""The flows on a pipeline of quick stages: one arm alone, an arm that fails, a sweep that is interrupted."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.flows.scratch import Scratch, built_in, lives, until
+from tests.tasks.toy import toy_project
+
+pytestmark = pytest.mark.slow  # Prefect takes up to ten seconds to start
+
+FAILS = """
+mkdir -p $2
+if [ $1 = grpo ]; then sleep 600 & echo $! > child; echo "CUDA out of memory"; exit 1; fi
+echo weights of $1 > $2/final
+"""
+WAITS = """
+mkdir -p $2
+sleep 600 &
+echo $! > child
+wait
+"""
+
+
+Toy = Callable[[str], Scratch]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, fresh: Scratch) -> Toy:
+    """Makes such a project around a shell script for its train stages."""
+    return lambda train: Scratch(toy_project(tmp_path / "toy", train=train), fresh.prefect, program=fresh.folder)
+
+
+def test_post_train_takes_one_arm_from_data_to_figures_and_no_other(toy: Toy):
+    project = toy("mkdir -p $2; echo weights of $1 > $2/final")
+    log = project.run("python", "-c", "from flows.sweep import post_train; post_train('paft-q0.75', 0)")
+    assert "post_train" in log
+    assert {path.name for path in (project.folder / "build/train").iterdir()} == {"paft-q0.75"}
+    assert (project.folder / "build/evaluate/paft-q0.75/0").read_text() == "weights of paft-q0.75\n"
+    assert project.stale() == {"probe", "train@grpo-0", "evaluate@grpo-0", "report"}
+
+
+def test_an_arm_that_fails_stops_no_other_and_the_sweep_ends_with_what_it_said(toy: Toy):
+    project = toy(FAILS)
+    log = project.run("thaw", "sweep", status=1)
+    assert built_in(log) == {"prepare", "base", "probe", "train@paft-q0.75-0", "evaluate@paft-q0.75-0"}
+    assert "\nerror: stage train@grpo-0 ended with status 1; it last said:\nCUDA out of memory\n" in log
+    assert "Traceback" not in log
+    assert project.stale() == {"train@grpo-0", "evaluate@grpo-0", "report"}
+    assert not lives(int((project.folder / "child").read_text()))
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_interrupted_ends_at_once_and_leaves_nothing_running(toy: Toy, ending: signal.Signals):
+    project = toy(WAITS)
+    sweep = project.start("thaw", "sweep")
+    child = project.folder / "child"
+    until(lambda: child.is_file() and child.read_text().strip())
+    pid = int(child.read_text())
+    assert lives(pid)
+    os.kill(sweep.pid, ending)
+    assert sweep.wait(60) not in (0, None)
+    assert not lives(pid)
