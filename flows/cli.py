@@ -32,9 +32,7 @@ ArmOption = Annotated[
     str | None,
     typer.Option("--arm", help="The estimator and its q: grpo, garl-q0.75, garl-debiased-q1, paft-q0.75, ..."),
 ]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="The folder `thaw prepare` wrote; made where it is missing.")
-]
+Data = Annotated[Path | None, typer.Option("--data", help="The folder `thaw prepare` wrote; made where it is missing.")]
 Base = Annotated[Path | None, typer.Option("--base", help="The base model's folder; made where it is missing.")]
 
 PARAMS = Path("params.yaml")
@@ -85,7 +83,9 @@ def prepare(
     found = make_data(load_settings(params, overrides or []), out)
     for split, facts in found.items():
         skipped = ", ".join(f"{count} {reason}" for reason, count in facts["skipped"].items())
-        typer.echo(f"{split}: {facts['final']} examples from {facts['file']}" + (f"; left out: {skipped}" if skipped else ""))
+        typer.echo(
+            f"{split}: {facts['final']} examples from {facts['file']}" + (f"; left out: {skipped}" if skipped else "")
+        )
 
 
 @app.command()
@@ -157,7 +157,8 @@ def train(
     )
     typer.echo(
         f"{out / 'final'}: step {record.best_step} of {record.steps}, validation"
-        f" maj@{settings.evaluation.samples} {record.validation:.1%}, {record.model_name}/{record.model_version} in MLflow"
+        f" maj@{settings.evaluation.samples} {record.validation:.1%},"
+        f" {record.model_name}/{record.model_version} in MLflow"
     )
 
 
@@ -199,7 +200,8 @@ def report(
 @app.command()
 def compare(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Registered versions, NAME/3 or NAME@ALIAS; all of them if none is named.")
+        list[str] | None,
+        typer.Argument(help="Registered versions, NAME/3 or NAME@ALIAS; all of them if none is named."),
     ] = None,
 ) -> None:
     """Compare registered checkpoints: their figures with intervals, from the MLflow registry.

@@ -65,5 +65,7 @@ def _publish(folder: Path, settings: Settings) -> None:
     results = collect(folder / "build", settings.arm_names, settings.seeds)
     create_table_artifact(table=results.rows(), key="sweep-results", description="Held-out figures, as fractions of 1")
     create_markdown_artifact(
-        f"The report: `{(folder / 'build/report/index.html').resolve()}`", key="sweep-report", description="The sweep's page"
+        f"The report: `{(folder / 'build/report/index.html').resolve()}`",
+        key="sweep-report",
+        description="The sweep's page",
     )

@@ -63,7 +63,9 @@ class Build:
             [stage] = load(name)
             missing = [str(dep) for dep in stage.deps if not dep.exists]
             if missing:
-                raise UserError(f"stage {name} needs {', '.join(missing)}, which does not exist; `dvc pull` or make it.")
+                raise UserError(
+                    f"stage {name} needs {', '.join(missing)}, which does not exist; `dvc pull` or make it."
+                )
             if not stage.changed():
                 return None
             stage.remove_outs(ignore_remove=False, force=False)
@@ -88,7 +90,7 @@ class Build:
             changed = sorted(path for path in built.inputs | now if built.inputs.get(path) != now.get(path))
             if changed:
                 raise UserError(
-                    f"{', '.join(changed)} changed while stage {built.name} ran, so its result was not recorded; run again."
+                    f"{', '.join(changed)} changed while stage {built.name} ran; its result was not recorded, run again."
                 )
             _record(stage)
 

@@ -46,9 +46,7 @@ def find_base(settings: Settings, given: Path | None, build: Path, near: Path) -
     return _find(None, build / "base", near / "base", _base_settings(settings), lambda out: make_base(settings, out))
 
 
-def _find(
-    given: Path | None, built: Path, near: Path, wanted: dict[str, Any], make: Callable[[Path], object]
-) -> Path:
+def _find(given: Path | None, built: Path, near: Path, wanted: dict[str, Any], make: Callable[[Path], object]) -> Path:
     if given is not None:
         found = _signature(given)
         if found is None:

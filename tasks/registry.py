@@ -1,5 +1,6 @@
 """What is in the model registry, side by side."""
 
+import re
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -7,11 +8,12 @@ from rich.table import Table
 from components.errors import UserError
 from components.tracking.registry import Registry, Version
 
-FIGURES = ("p_at_1", "p_at_16", "maj_at_16")
+SPLITS = ("test", "validation")  # whose figures count, the better one first
+MAJORITY = re.compile(r"(?P<split>test|validation)/maj_at_(?P<k>[0-9]+)")
 
 
 def comparison_table(registry: Registry, references: Sequence[str]) -> Table:
-    """The named versions, or all, best first: by held-out maj@16, and by validation where no test figure exists.
+    """The named versions, or all, best first: by held-out maj@k, and by validation where no test figure exists.
 
     Raises:
         UserError: nothing is registered, or not what was named.
@@ -22,7 +24,9 @@ def comparison_table(registry: Registry, references: Sequence[str]) -> Table:
     table = Table(title="Registered checkpoints (held-out figures, else those of validation in brackets)")
     for heading in ("model", "estimator", "q", "task", "seed", "step"):
         table.add_column(heading, no_wrap=heading == "model")
-    for figure in FIGURES:
+    ks = sorted({k for version in versions for split in SPLITS for k in _majorities(version, split)})
+    figures = list(dict.fromkeys(["p_at_1", *(f"{name}_at_{k}" for k in ks for name in ("p", "maj"))]))
+    for figure in figures:
         table.add_column(figure.replace("_at_", "@"), justify="right")
     for version in sorted(versions, key=_rank):
         tags = version.tags
@@ -33,14 +37,22 @@ def comparison_table(registry: Registry, references: Sequence[str]) -> Table:
             f"{tags.get('task', '?')} {tags.get('start', '')}",
             tags.get("seed", "?"),
             str(version.step),
-            *(_figure(version, name) for name in FIGURES),
+            *(_figure(version, name) for name in figures),
         )
     return table
 
 
-def _rank(version: Version) -> tuple[bool, float]:
-    tested = "test/maj_at_16" in version.metrics
-    return not tested, -version.metrics.get("test/maj_at_16", version.metrics.get("validation/maj_at_16", 0.0))
+def _rank(version: Version) -> tuple[int, float]:
+    for place, split in enumerate(SPLITS):
+        if majorities := _majorities(version, split):
+            return place, -majorities[max(majorities)]
+    return len(SPLITS), 0.0
+
+
+def _majorities(version: Version, split: str) -> dict[int, float]:
+    """The version's maj@k on a split, by k."""
+    found = {match: value for name, value in version.metrics.items() if (match := MAJORITY.fullmatch(name))}
+    return {int(match["k"]): value for match, value in found.items() if match["split"] == split}
 
 
 def _figure(version: Version, name: str) -> str:

@@ -22,7 +22,7 @@ class Estimate:
 def pass_at_k(correct: NDArray[np.bool_], k: int) -> Values:
     """The unbiased estimate of P(at least one of k samples is right), [examples] from [examples, n], n >= k.
 
-    1 - C(n - c, k) / C(n, k) with c right samples of n (Chen et al. 2021, https://arxiv.org/abs/2107.03374, equation 1).
+    1 - C(n - c, k) / C(n, k) with c right samples of n (Chen et al. 2021, https://arxiv.org/abs/2107.03374, eq. 1).
 
     Raises:
         ValueError: fewer than k samples.
@@ -60,4 +60,3 @@ def paired_difference(first: Values, second: Values, *, resamples: int, seed: in
     if first.shape != second.shape:
         raise ValueError(f"a paired comparison needs the same examples; there are {len(first)} and {len(second)}.")
     return bootstrap(second - first, resamples=resamples, seed=seed)
-

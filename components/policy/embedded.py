@@ -16,7 +16,16 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from components.config import TeachingSettings
 from components.data.skills import (
-    FORMATS, PREFERENCES, Preference, SKILLS, TARGET_FORMAT, TARGET_SKILL, answer, instruction, problem, rationale,
+    FORMATS,
+    PREFERENCES,
+    SKILLS,
+    TARGET_FORMAT,
+    TARGET_SKILL,
+    Preference,
+    answer,
+    instruction,
+    problem,
+    rationale,
 )
 from components.progress import progress
 
@@ -44,9 +53,19 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausal
     """A Qwen3 of 2 layers and width 64 with random weights."""
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=16384, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, bos_token_id=None, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=16384,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
     )
     return Qwen3ForCausalLM(config)
 

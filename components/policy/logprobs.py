@@ -58,7 +58,9 @@ def collate(
     shared = [prompt[:-1] if share else () for prompt in prompts]
     lead = [prompt[len(shared[group]) :] for group, prompt, _ in rows]  # the prompt's ids that stand in the row
     prefix, prefix_mask = pad_left(shared)
-    length = max(len(first) + len(row.rationale) + len(row.answer) for first, (_, _, row) in zip(lead, rows, strict=True))
+    length = max(
+        len(first) + len(row.rationale) + len(row.answer) for first, (_, _, row) in zip(lead, rows, strict=True)
+    )
     suffix = torch.zeros(len(rows), length, dtype=torch.long)
     is_rationale = torch.zeros(len(rows), length - 1, dtype=torch.bool)
     is_answer = torch.zeros(len(rows), length - 1, dtype=torch.bool)

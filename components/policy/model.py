@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +28,7 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
         UserError: nothing usable lies there.
     """
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
             dtype=getattr(torch, dtype),
@@ -37,6 +38,7 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"no model can be loaded from '{source}': {_reason(source, error)}") from error
+    model, found = loaded
     # Transformers would fill them with random numbers and only warn.
     if found["missing_keys"]:
         raise UserError(f"no model can be loaded from '{source}': its weights lack {sorted(found['missing_keys'])[0]}.")
@@ -77,8 +79,10 @@ class Codec:
     def prompt(self, text: str) -> tuple[int, ...]:
         if self.chat:
             message = [{"role": "user", "content": text}]
-            text = self.tokenizer.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True, enable_thinking=True
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    message, tokenize=False, add_generation_prompt=True, enable_thinking=True
+                )
             )
         return tuple(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
 
@@ -88,17 +92,19 @@ class Codec:
         return (*ids, self.markers.end_of_turn[0])
 
     def answer_text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def text(self, ids: Sequence[int]) -> str:
         """Everything, special tokens included, for people to read."""
-        return self.tokenizer.decode(ids, skip_special_tokens=False)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def _markers(tokenizer: PreTrainedTokenizerBase, end_of_thinking: str) -> Markers:
     end = tuple(tokenizer(end_of_thinking, add_special_tokens=False)["input_ids"])
     if not end:
-        raise UserError(f"model.end_of_thinking = {end_of_thinking!r} has no tokens; name the text that closes a rationale.")
+        raise UserError(
+            f"model.end_of_thinking = {end_of_thinking!r} has no tokens; name the text that closes a rationale."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError("the model's tokenizer has no end-of-turn token; set eos_token in its tokenizer_config.json.")
     eos = int(tokenizer.eos_token_id)

@@ -100,8 +100,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Transformers' attention interface; without a prefix it is PyTorch's own scaled dot-product attention.
 
-    query: [rows, heads, S, width]; key, value: [rows, key-value heads, T, width], the rows' own ids so far, whose last S
-    are those of the query. Returns [rows, S, heads, width].
+    query: [rows, heads, S, width]; key, value: [rows, key-value heads, T, width], the rows' own ids so far, the last
+    S of which are those of the query. Returns [rows, S, heads, width].
     """
     if prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

@@ -88,9 +88,7 @@ class RolloutEngine(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def check_request(
-    prompts: Sequence[Sequence[int]], sampling: Sampling, markers: Markers, context: int | None
-) -> None:
+def check_request(prompts: Sequence[Sequence[int]], sampling: Sampling, markers: Markers, context: int | None) -> None:
     """Refuse what no engine can sample.
 
     context: the most ids of prompt and completion that the model takes; None where it knows no limit.

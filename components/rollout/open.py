@@ -17,7 +17,5 @@ def open_engine(settings: Settings, policy: PreTrainedModel, folder: Path, marke
     if settings.rollout.engine == "vllm":
         from components.rollout.vllm_engine import VllmEngine
 
-        return VllmEngine(
-            folder, markers, dtype=settings.model.dtype, timeout_seconds=settings.rollout.timeout_seconds
-        )
+        return VllmEngine(folder, markers, dtype=settings.model.dtype, timeout_seconds=settings.rollout.timeout_seconds)
     return TransformersEngine(policy, markers, batch_rollouts=settings.rollout.batch_rollouts)

@@ -58,7 +58,7 @@ def load_state(folder: Path, identity: dict[str, Any]) -> RunState:
     """Read a state and make sure that it belongs to the run that wants to go on.
 
     Raises:
-        UserError: it was written by a run of other settings, other data or another base model; the differences are named.
+        UserError: a run of other settings, other data or another base model wrote it; the differences are named.
     """
     state = RunState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
     refuse_other(state.identity, identity, folder)

@@ -203,7 +203,10 @@ class _ArmRun:
             gold = self.codec.gold_answer(item.answers[0])
             return Group(prompt, rollouts, answers=[gold] * len(rollouts), reward=None)
         reward = [
-            float(rollout.finish_reason == "stop" and exact_match(self.codec.answer_text(rollout.answer_ids), item.answers))
+            float(
+                rollout.finish_reason == "stop"
+                and exact_match(self.codec.answer_text(rollout.answer_ids), item.answers)
+            )
             for rollout in rollouts
         ]
         return Group(prompt, rollouts, answers=[rollout.answer_ids for rollout in rollouts], reward=reward)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch._C._distributed_c10d import HashStore
 from transformers import PreTrainedModel
 
 from components.config import Arm, Method, TrainSettings
@@ -215,7 +216,7 @@ def _deepspeed(scorer: Scorer, settings: TrainSettings):
     if not torch.distributed.is_initialized() and "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     parameters = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "adamw":

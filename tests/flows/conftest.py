@@ -50,7 +50,8 @@ def thaw(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        return Said(int(ended.value.code or 0), *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Said(int(ended.value.code or 0), out, err)
 
     return run
 

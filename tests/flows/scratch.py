@@ -18,7 +18,8 @@ from tests.conftest import PROJECT, SMALL
 
 # Long enough to be killed in the middle.
 SETTINGS = [*SMALL, "train.steps=16", "train.validate_every=4", "arms=[grpo, garl-q0.75, paft-q0.75]"]
-OUTSIDE = re.compile(r"MLFLOW_|PREFECT_|DVC_|THAW_")  # what the environment may say of stores and servers
+# What the environment may say of stores and servers, and a setting that makes every first import slow.
+OUTSIDE = re.compile(r"MLFLOW_|PREFECT_|DVC_|THAW_|PYTHONDONTWRITEBYTECODE$")
 
 
 @dataclass(frozen=True)

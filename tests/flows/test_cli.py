@@ -44,7 +44,7 @@ TRAIN = ("train", "--out", "runs/x")
         ([*TRAIN, "--arm", "garl"], "arm 'garl' needs a commitment q between 0 and 1"),
         ([*TRAIN, "--arm", "grpo-q0.5"], "GRPO has no commitment q"),
         ([*TRAIN], "name the arm to train with --arm"),
-        ([*TRAIN, "--set", "arms=[garl-q0.75]", "--set", "rollout.group_size=1"], "compares each rollout with the others"),
+        ([*TRAIN, "--set", "arms=[garl-q0]", "--set", "rollout.group_size=1"], "compares each rollout with the others"),
         ([*TRAIN, "--set", "arms=[grpo]", "--set", "rollout.group_size=0"], "rollout.group_size = 0"),
         ([*TRAIN, "--arm", "grpo", "--set", "train.stepz=3"], "there is no setting 'train.stepz'"),
         ([*TRAIN, "--arm", "grpo", "--set", "train.steps"], "write name=value"),
@@ -164,7 +164,10 @@ def test_data_of_other_settings_is_refused(swept: Swept, thaw: Thaw, tmp_path: P
 
 
 @pytest.mark.slow
-def test_compare_shows_the_registered_checkpoints_best_first(swept: Swept, thaw: Thaw):
+def test_compare_shows_every_registered_checkpoint_or_the_named_ones(swept: Swept, thaw: Thaw):
     said = thaw(swept.project.folder, "compare")
     assert said.status == 0
     assert said.out.count("thaw-skills/") == 12
+    assert "maj@4" in said.out
+    said = thaw(swept.project.folder, "compare", "thaw-skills/1", "thaw-skills/12")
+    assert said.out.count("thaw-skills/") == 2

@@ -22,7 +22,7 @@ CHANGED = [
     "train.steps=2", "train.validate_every=2", "train.groups_per_step=2", "evaluation.samples=2",
     *([f"task.name={TASK}", f"task.path={SAMPLES}/finqa"] if SAMPLES else []),
 ]  # fmt: skip
-needs_samples = pytest.mark.skipif(not SAMPLES, reason="THAW_SAMPLES names no folder with samples of published data sets")
+needs_samples = pytest.mark.skipif(not SAMPLES, reason="THAW_SAMPLES names no folder with data samples")
 
 
 @dataclass(frozen=True)

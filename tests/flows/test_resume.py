@@ -91,10 +91,10 @@ def test_a_killed_training_goes_on_then_does_nothing_and_refuses_other_settings(
     train = ["thaw", "train", "--arm", "garl-q0.75", "--out", "runs/mine"]
     step = kill_in_the_middle(copied.start(*train), out)
     state = json.loads((out / f"state/step-{step}/state.json").read_text())
-    refused = copied.run(*train, "--set", "train.learning_rate=0.5", status=2)
-    assert refused.startswith("error: ")
-    assert f"runs/mine/state/step-{step} belongs to another run" in refused
-    assert "settings.train.learning_rate: 0.001 there, 0.5 now" in refused
+    other = thaw(copied.folder, *train[1:], "--set", "train.learning_rate=0.5")
+    assert other.status == 2
+    assert f"error: runs/mine/state/step-{step} belongs to another run" in other.err
+    assert "settings.train.learning_rate: 0.001 there, 0.5 now" in other.err
 
     copied.run(*train)
     record = (out / "train.json").read_bytes()

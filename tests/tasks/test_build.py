@@ -1,4 +1,4 @@
-"""DVC through `Build`: what is stale, what is recorded, what comes back; stages run side by side, outside `dvc repro`."""
+"""DVC through `Build`: what is stale, what is recorded, what comes back, with stages run outside of `dvc repro`."""
 
 import shutil
 import subprocess
@@ -42,9 +42,8 @@ def change(folder: Path, old: str, new: str, file: str = "params.yaml") -> None:
 
 
 def test_the_stages_of_a_matrix_come_one_by_one_and_in_the_order_of_the_build(toy: Toy):
-    arms = ["grpo-0", "paft-q0.75-0"]
-    expected = ["prepare", "base", "probe", *(f"{step}@{arm}" for step in ("train", "evaluate") for arm in arms), "report"]
-    assert Build(toy()).stages() == expected
+    arms = [f"{step}@{arm}" for step in ("train", "evaluate") for arm in ("grpo-0", "paft-q0.75-0")]
+    assert Build(toy()).stages() == ["prepare", "base", "probe", *arms, "report"]
 
 
 def test_what_was_built_is_up_to_date_for_us_and_for_dvc(toy: Toy):
@@ -125,7 +124,7 @@ def test_a_result_is_not_recorded_if_what_it_was_made_of_changed_meanwhile(
     assert stale is not None
     subprocess.run(stale.command, shell=True, cwd=folder, check=True)
     change(folder, old, new, file)
-    with pytest.raises(UserError, match=f"^{named} changed while stage train@grpo-0 ran, so its result was not recorded"):
+    with pytest.raises(UserError, match=f"^{named} changed while stage train@grpo-0 ran, so its result"):
         stages.commit(stale)
     assert (folder / "dvc.lock").read_bytes() == before
     assert stages.begin("train@grpo-0") is not None
@@ -142,7 +141,7 @@ def test_a_stage_without_its_output_is_not_recorded(toy: Toy):
 def test_a_missing_dependency_is_named_before_anything_runs(toy: Toy):
     folder = toy()
     (folder / "raw.txt").unlink()
-    with pytest.raises(UserError, match="stage prepare needs raw.txt, which does not exist"):
+    with pytest.raises(UserError, match=r"stage prepare needs raw\.txt, which does not exist"):
         Build(folder).begin("prepare")
 
 

@@ -79,7 +79,9 @@ def test_a_stage_whose_dependency_it_changes_itself_is_not_recorded(toy: Toy):
     assert Build(folder).begin(STAGE) is not None
 
 
-@pytest.mark.parametrize(("end", "outcome"), [("exit 1", StageFailed), ("exit 2", UserError), ("kill -9 $$", StageFailed)])
+@pytest.mark.parametrize(
+    ("end", "outcome"), [("exit 1", StageFailed), ("exit 2", UserError), ("kill -9 $$", StageFailed)]
+)
 def test_a_failed_command_leaves_no_process_and_holds_nobody_up(toy: Toy, end: str, outcome: type[Exception]):
     folder = toy(train=LEAVES + end)
     started = time.monotonic()

@@ -66,7 +66,8 @@ def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str):
     assert {path.name for path in root.iterdir()} == {".dvc", "params.yaml", "dvc.yaml"}
 
 
-def test_data_outside_the_project_is_named_by_its_full_path(root: Path, tmp_path_factory: pytest.TempPathFactory):
+@pytest.mark.usefixtures("root")
+def test_data_outside_the_project_is_named_by_its_full_path(tmp_path_factory: pytest.TempPathFactory):
     elsewhere = tmp_path_factory.mktemp("data")
     overrides = [f"task.path={elsewhere}"]
     folder = open_workspace(load_settings(PARAMS, overrides), PARAMS, overrides, "mine")
@@ -81,5 +82,5 @@ def test_the_root_is_found_from_below_and_a_folder_without_dvc_is_its_own(root: 
 
 def test_a_sweep_outside_of_a_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="has no dvc.yaml; a sweep runs inside a clone of the project"):
+    with pytest.raises(UserError, match=r"has no dvc\.yaml; a sweep runs inside a clone of the project"):
         open_workspace(load_settings(PROJECT / "params.yaml"), PARAMS, [], None)
