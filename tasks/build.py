@@ -90,7 +90,7 @@ class Build:
             changed = sorted(path for path in built.inputs | now if built.inputs.get(path) != now.get(path))
             if changed:
                 raise UserError(
-                    f"{', '.join(changed)} changed while stage {built.name} ran; its result was not recorded, run again."
+                    f"{', '.join(changed)} changed while {built.name} ran; its result was not recorded, run again."
                 )
             _record(stage)
 

@@ -1,8 +1,9 @@
 """What is in the model registry, side by side."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.table import Table
 
 from components.errors import UserError
@@ -21,20 +22,19 @@ def comparison_table(registry: Registry, references: Sequence[str]) -> Table:
     versions = [registry.find(reference) for reference in references] or registry.versions()
     if not versions:
         raise UserError("the registry is empty; `thaw sweep` or `thaw train` fills it.")
-    table = Table(title="Registered checkpoints (held-out figures, else those of validation in brackets)")
-    for heading in ("model", "estimator", "q", "task", "seed", "step"):
-        table.add_column(heading, no_wrap=heading == "model")
+    table = Table(title="Registered checkpoints, percent: of the test split, or (of validation)", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("model", "arm", "start", "seed", "step"):
+        table.add_column(heading, no_wrap=True)
     ks = sorted({k for version in versions for split in SPLITS for k in _majorities(version, split)})
     figures = list(dict.fromkeys(["p_at_1", *(f"{name}_at_{k}" for k in ks for name in ("p", "maj"))]))
     for figure in figures:
-        table.add_column(figure.replace("_at_", "@"), justify="right")
+        table.add_column(figure.replace("_at_", "@"), justify="right", no_wrap=True)
     for version in sorted(versions, key=_rank):
         tags = version.tags
         table.add_row(
             version.reference + "".join(f" @{alias}" for alias in version.aliases),
-            tags.get("estimator", "?"),
-            tags.get("q", "?"),
-            f"{tags.get('task', '?')} {tags.get('start', '')}",
+            _arm(tags),
+            tags.get("start", "?"),
             tags.get("seed", "?"),
             str(version.step),
             *(_figure(version, name) for name in figures),
@@ -55,8 +55,16 @@ def _majorities(version: Version, split: str) -> dict[int, float]:
     return {int(match["k"]): value for match, value in found.items() if match["split"] == split}
 
 
+def _arm(tags: Mapping[str, str]) -> str:
+    q = tags.get("q", "none")
+    return tags.get("estimator", "?") + ("" if q == "none" else f"-q{q}")
+
+
 def _figure(version: Version, name: str) -> str:
-    for split, shown in (("test", "{:.1%} [{:.0%}, {:.0%}]"), ("validation", "({:.1%} [{:.0%}, {:.0%}])")):
+    """The figure in percent; a majority's with its interval."""
+    for split, shown in (("test", "{}"), ("validation", "({})")):
         if (key := f"{split}/{name}") in version.metrics:
-            return shown.format(*(version.metrics.get(key + end, float("nan")) for end in ("", "_low", "_high")))
+            value, low, high = (100 * version.metrics.get(key + end, float("nan")) for end in ("", "_low", "_high"))
+            interval = f" [{low:.0f}, {high:.0f}]" if name.startswith("maj") else ""
+            return shown.format(f"{value:.1f}{interval}")
     return "-"

@@ -115,6 +115,14 @@ class Registry:
         except MlflowException as error:
             raise UserError(f"'{alias}' cannot be an alias of {name}: {first_line(error)}") from error
 
+    def set_best(self, name: str, metric: str) -> None:
+        """Let `name@best` mean the version with the highest value of `metric`; of equal ones the newest."""
+        with self.store.lock:
+            candidates = [version for version in self.versions(name) if metric in version.metrics]
+            best = max(candidates, key=lambda version: (version.metrics[metric], version.version))
+            if "best" not in best.aliases:
+                self.set_alias(name, "best", best.version)
+
     def versions(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Version]:
         """The versions with these tags, of one registered model or of all, by name and number."""
         conditions = [f"name = {quoted(name)}"] if name is not None else []

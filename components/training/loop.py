@@ -76,7 +76,7 @@ def train(
 
 def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:
     return {
-        "settings": settings.model_dump(mode="json", exclude={"arms", "seeds", "sweep", "teaching"}),
+        "settings": settings.model_dump(mode="json", exclude={"arms", "seeds", "probe", "sweep", "teaching"}),
         "arm": arm.name,
         "seed": seed,
         "data": dvc_md5(data),
@@ -126,6 +126,7 @@ class _ArmRun:
                     run.flush()
                     save_state(self.out / "state", self.state, self.trainer.save)
             record = self._finish(run)
+            tracker.registry.set_best(self.model_name, f"validation/maj_at_{self.settings.evaluation.samples}")
         self.trainer.close()
         return record
 

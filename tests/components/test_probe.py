@@ -60,7 +60,7 @@ def test_log_success_is_the_probability_summed_over_all_rationales() -> None:
     policy, plain = (build_model(tokenizer, seed=0) for _ in range(2))
     with torch.no_grad():
         for weight in (*policy.parameters(), *plain.parameters()):
-            weight.mul_(4 if weight.ndim == 2 else 1)  # so that some rationales are much better than others
+            weight.mul_(5 if weight.ndim == 2 else 1)  # so that some rationales are much better than others
     codec = Codec(tokenizer, settings.model, chat=False)
     examples = [Example(prompt, prompt, ("a:1",), prompt) for prompt in ("3142?", "7?")]
     engine = TransformersEngine(policy, codec.markers, batch_rollouts=size)
@@ -79,7 +79,7 @@ def test_log_success_is_the_probability_summed_over_all_rationales() -> None:
         error = math.sqrt((second - p**2) / size)
         assert abs(estimate - p) < 3.5 * error
         assert error < 0.05 * p
-        assert w.min() * 5 < p < w.max() / 5  # so that a rationale weighed wrongly would show
+        assert w.min() * 3 < p < w.max() / 3  # so that a rationale weighed wrongly would show
 
 
 @torch.no_grad()
