@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from components.errors import UserError
 from components.policy.prefix_attention import pad_left, run_prefix, share_prompts
 
 VOCABULARY_CHUNK = 2048  # tokens whose logits over the whole vocabulary exist at the same time
@@ -86,7 +87,13 @@ class Scorer(nn.Module):
     """A policy whose forward pass gives log-probabilities instead of logits; DeepSpeed wraps it as a whole."""
 
     def __init__(self, policy: PreTrainedModel) -> None:
+        """policy: a model whose logits are what its head makes of its hidden states.
+
+        Raises:
+            UserError: they are not.
+        """
         super().__init__()
+        _check_head(policy)
         self.policy = policy
         self.shares = share_prompts(policy)
 
@@ -123,6 +130,19 @@ class Scorer(nn.Module):
         logits = self.policy.lm_head(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+@torch.no_grad()
+def _check_head(policy: PreTrainedModel) -> None:
+    """Refuse models that scale or cap their logits behind the head (Gemma 2, Granite, Cohere)."""
+    ids = torch.tensor([[0, 1]], device=policy.device)
+    logits = policy(input_ids=ids, use_cache=False).logits
+    plain = policy.lm_head(policy.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(plain, logits, rtol=1e-3):
+        raise UserError(
+            f"the logits of {type(policy).__name__} are not those of its lm_head alone; choose a model that neither"
+            " scales nor caps them, such as Qwen3."
+        )
 
 
 def sequence_logprobs(logprobs: torch.Tensor, batch: RowBatch) -> tuple[torch.Tensor, torch.Tensor]:

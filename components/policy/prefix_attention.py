@@ -40,7 +40,9 @@ class SharedPrefix:
 
 def share_prompts(model: PreTrainedModel) -> bool:
     """Let the model read shared prompts, if every layer attends to all that came before; tells whether it can."""
-    layers = getattr(model.config, "layer_types", None) or []
+    layers = getattr(model.config, "layer_types", None)
+    if layers is None:  # Mistral's window, for one, is that of all layers
+        layers = ["sliding_attention" if getattr(model.config, "sliding_window", None) else "full_attention"]
     if not model._supports_attention_backend or any(layer != "full_attention" for layer in layers):
         return False
     if model.config._attn_implementation != NAME:

@@ -16,10 +16,13 @@ import yaml
 from components.tracking.runs import Tracker, connect
 from tests.conftest import PROJECT, SMALL
 
-# Long enough to be killed in the middle.
-SETTINGS = [*SMALL, "train.steps=16", "train.validate_every=4", "arms=[grpo, garl-q0.75, paft-q0.75]"]
-# What the environment may say of stores and servers, and a setting that makes every first import slow.
-OUTSIDE = re.compile(r"MLFLOW_|PREFECT_|DVC_|THAW_|PYTHONDONTWRITEBYTECODE$")
+# Long enough to be killed in the middle, and strides so long that every arm ends up with samples of its own.
+SETTINGS = [
+    *SMALL, "train.steps=16", "train.validate_every=4", "train.learning_rate=0.01", "train.adam_epsilon=1.0e-8",
+    "arms=[grpo, garl-q0.75, paft-q0.75]",
+]  # fmt: skip
+# What the environment may say of stores, servers and launchers, and a setting that makes every first import slow.
+OUTSIDE = re.compile(r"(MLFLOW|PREFECT|DVC|THAW|MASTER)_|(LOCAL_)?RANK$|WORLD_SIZE$|PYTHONDONTWRITEBYTECODE$")
 
 
 @dataclass(frozen=True)

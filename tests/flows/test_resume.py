@@ -94,7 +94,7 @@ def test_a_killed_training_goes_on_then_does_nothing_and_refuses_other_settings(
     other = thaw(copied.folder, *train[1:], "--set", "train.learning_rate=0.5")
     assert other.status == 2
     assert f"error: runs/mine/state/step-{step} belongs to another run" in other.err
-    assert "settings.train.learning_rate: 0.001 there, 0.5 now" in other.err
+    assert "settings.train.learning_rate: 0.01 there, 0.5 now" in other.err
 
     copied.run(*train)
     record = (out / "train.json").read_bytes()

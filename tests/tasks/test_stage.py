@@ -43,6 +43,11 @@ def child(folder: Path) -> int:
     return int(until(lambda: (folder / "child").is_file() and (folder / "child").read_text().strip(), 30))
 
 
+def check_gone(pid: int) -> None:
+    """Of a process that was sent its end; it may need a moment."""
+    until(lambda: not lives(pid), 10)
+
+
 def test_a_stage_is_built_once(toy: Toy):
     folder = toy()
     assert run(folder) == "built"
@@ -74,7 +79,7 @@ def test_output_that_is_no_text_fails_nothing(toy: Toy):
 
 def test_a_stage_whose_dependency_it_changes_itself_is_not_recorded(toy: Toy):
     folder = toy(train="mkdir -p $2\necho more >> build/base\necho done > $2/final")
-    with pytest.raises(UserError, match="build/base changed while stage train@grpo-0 ran"):
+    with pytest.raises(UserError, match="build/base changed while .*train@grpo-0 ran"):
         run(folder)
     assert Build(folder).begin(STAGE) is not None
 
@@ -88,13 +93,13 @@ def test_a_failed_command_leaves_no_process_and_holds_nobody_up(toy: Toy, end: s
     with pytest.raises(outcome):
         run(folder)
     assert time.monotonic() - started < 300
-    assert not lives(child(folder))
+    check_gone(child(folder))
 
 
 def test_a_command_that_ends_well_leaves_no_process_either(toy: Toy):
     folder = toy(train=LEAVES + "echo done > $2/final")
     assert run(folder) == "built"
-    assert not lives(child(folder))
+    check_gone(child(folder))
 
 
 def test_leaving_the_slots_ends_what_runs_and_begins_nothing_more(toy: Toy):
@@ -118,7 +123,7 @@ def test_leaving_the_slots_ends_what_runs_and_begins_nothing_more(toy: Toy):
         assert lives(process)
     running.join(30)
     waiting.join(30)
-    assert not lives(process)
+    check_gone(process)
     assert outcomes[STAGE].startswith(f"stage {STAGE} ended with status -9")
     assert outcomes["probe"] == "the flow has ended"
     assert not (folder / "build/probe").exists()
@@ -163,4 +168,4 @@ def test_what_a_killed_flow_has_left_running_is_ended_before_its_stage_runs_agai
         killed.wait()
     assert lives(process), "nothing is left to be ended"
     assert run(folder) == "built"
-    assert not lives(process)
+    check_gone(process)

@@ -7,8 +7,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
+from components.errors import UserError
 from components.policy import logprobs
 from components.policy.logprobs import Row, Scorer, collate, sequence_logprobs
 
@@ -88,8 +100,7 @@ def plain(policy: PreTrainedModel, prompt: tuple[int, ...], row: Row) -> tuple[T
     return every[: thought - row.forced_end].sum(), every[thought:].sum()
 
 
-def scored(policy: PreTrainedModel, example: Case) -> tuple[Tensor, Tensor]:
-    scorer = Scorer(policy)
+def scored(scorer: Scorer, example: Case) -> tuple[Tensor, Tensor]:
     batch = scorer.collate(example.prompts, example.groups)
     return sequence_logprobs(scorer(batch), batch)
 
@@ -114,7 +125,7 @@ def check(policy: PreTrainedModel, example: Case, tolerances: tuple[float, float
     """Values row by row and gradients parameter by parameter, against the plain way in float64."""
     reference = deepcopy(policy).double()
     rationale, answer = map(torch.stack, zip(*(plain(reference, *row) for row in example.rows), strict=True))
-    found_rationale, found_answer = scored(policy, example)
+    found_rationale, found_answer = scored(Scorer(policy), example)
     torch.testing.assert_close(found_rationale, rationale, rtol=tolerances[0], atol=0)
     torch.testing.assert_close(found_answer, answer, rtol=tolerances[0], atol=0)
 
@@ -142,6 +153,41 @@ def test_a_model_that_sees_only_the_last_few_ids_is_scored_without_sharing(examp
     check(policy.double(), example, FLOAT64)
 
 
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.4,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LlamaConfig(**SIZES), MistralConfig(**SIZES, sliding_window=3), MistralConfig(**SIZES, sliding_window=None)],
+    ids=["Llama", "Mistral with a window", "Mistral without a window"],
+)
+def test_models_of_other_families(config: PreTrainedConfig) -> None:
+    torch.manual_seed(0)
+    check(AutoModelForCausalLM.from_config(config), CASES["all at once"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GraniteConfig(**SIZES, logits_scaling=8.0),
+        CohereConfig(**SIZES, logit_scale=0.1, eos_token_id=1),
+        Gemma2Config(**SIZES, final_logit_softcapping=30.0),
+    ],
+    ids=["Granite", "Cohere", "Gemma2"],
+)
+def test_a_model_that_changes_its_logits_behind_the_head_is_refused(config: PreTrainedConfig) -> None:
+    with pytest.raises(UserError, match=r"^the logits of \w+ForCausalLM are not those of its lm_head alone; [^\n]*\.$"):
+        Scorer(AutoModelForCausalLM.from_config(config))
+
+
 @pytest.mark.parametrize(
     "others",
     [{"tie_word_embeddings": False}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"attention_bias": True}],
@@ -157,7 +203,7 @@ def test_a_scored_model_still_gives_its_own_logits() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     policy = tiny_policy()
     before = policy(input_ids=ids, attention_mask=mask).logits[mask.bool()]
-    scored(policy, CASES["all at once"])
+    scored(Scorer(policy), CASES["all at once"])
     torch.testing.assert_close(policy(input_ids=ids, attention_mask=mask).logits[mask.bool()], before)
 
 
@@ -167,28 +213,27 @@ def test_more_tokens_than_fit_one_chunk_of_the_vocabulary(
     example: Case, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logprobs, "VOCABULARY_CHUNK", chunk)
-    policy = tiny_policy()
-    check(policy, example)
-    sizes = []
-    policy.lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
-    scored(policy, example)
+    check(tiny_policy(), example)
+    scorer, sizes = Scorer(tiny_policy()), []
+    scorer.policy.lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
+    scored(scorer, example)
     assert max(sizes) <= chunk
     assert sum(sizes) == sum(len(row.rationale) - row.forced_end + len(row.answer) for _, row in example.rows)
 
 
 def test_scoring_without_gradients_gives_the_same_values() -> None:
-    policy, example = tiny_policy(), CASES["all at once"]
+    scorer, example = Scorer(tiny_policy()), CASES["all at once"]
     with torch.no_grad():
-        alone = scored(policy, example)
+        alone = scored(scorer, example)
     assert not alone[0].requires_grad
-    torch.testing.assert_close(alone, tuple(values.detach() for values in scored(policy, example)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(alone, tuple(values.detach() for values in scored(scorer, example)), rtol=1e-6, atol=0)
 
 
 def test_a_prompt_is_run_once_for_all_rows_of_its_group() -> None:
-    policy, example = tiny_policy(), case((200, [(3, 2, 0)] * 16), (150, [(3, 2, 0)] * 16))
+    scorer, example = Scorer(tiny_policy()), case((200, [(3, 2, 0)] * 16), (150, [(3, 2, 0)] * 16))
     ids = []
-    policy.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: ids.append(inputs[0].numel()))
-    scored(policy, example)
+    scorer.policy.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: ids.append(inputs[0].numel()))
+    scored(scorer, example)
     assert sum(ids) <= 2 * 200 + 32 * (1 + 3 + 2)
 
 
