@@ -22,7 +22,8 @@ def comparison_table(registry: Registry, references: Sequence[str]) -> Table:
     versions = [registry.find(reference) for reference in references] or registry.versions()
     if not versions:
         raise UserError("the registry is empty; `thaw sweep` or `thaw train` fills it.")
-    table = Table(title="Registered checkpoints, percent: of the test split, or (of validation)", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = "Registered checkpoints, percent: of the test split, or (of validation)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("model", "arm", "start", "seed", "step"):
         table.add_column(heading, no_wrap=True)
     ks = sorted({k for version in versions for split in SPLITS for k in _majorities(version, split)})

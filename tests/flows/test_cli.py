@@ -141,7 +141,7 @@ def test_an_earlier_version_is_the_checkpoint_of_its_step(swept: Swept, thaw: Th
     [
         ("no-model", "there is no folder no-model, and a registered version is written NAME/VERSION or NAME@ALIAS."),
         ("thaw-skills/99", "there is no thaw-skills/99; thaw-skills has the versions 1 to 12"),
-        ("thaw-skills@best", "there is no thaw-skills@best"),
+        ("thaw-skills@mine", "there is no thaw-skills@mine; thaw-skills has the versions 1 to 12, @best"),
         ("thaw-nothing/1", "there is no registered model 'thaw-nothing'; there is thaw-skills"),
     ],
 )

@@ -86,6 +86,11 @@ def test_the_best_checkpoint_carries_its_held_out_figures(swept: Swept):
             assert tested == {}
 
 
+def test_the_best_version_by_validation_can_be_asked_for_by_name(swept: Swept):
+    best = swept.project.tracker().registry.find("thaw-skills@best")
+    assert best.metrics["validation/maj_at_4"] == max(v.metrics["validation/maj_at_4"] for v in versions(swept))
+
+
 def test_a_registered_checkpoint_is_the_file_that_was_trained(swept: Swept, tmp_path: Path):
     registry = swept.project.tracker().registry
     for arm in ARMS:

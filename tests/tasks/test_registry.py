@@ -1,10 +1,8 @@
 """`thaw compare`: the registered checkpoints side by side, from a real MLflow store."""
 
-import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from components.errors import UserError
 from components.tracking.runs import Tracker, connect
@@ -26,15 +24,9 @@ def register(tracker: Tracker, metrics: dict[str, float], folder: Path) -> None:
 
 
 def shown(tracker: Tracker, *references: str) -> list[list[str]]:
-    """The table's lines, heading first, as their cells."""
-    console = Console(file=io.StringIO(), width=200)
-    console.print(comparison_table(tracker.registry, references))
-    lines = console.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
-    return [
-        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
-        for line in lines
-        if "│" in line or "┃" in line
-    ]
+    """The table's columns, the heading first in each."""
+    columns = comparison_table(tracker.registry, references).columns
+    return [[str(column.header), *map(str, column.cells)] for column in columns]
 
 
 def test_the_best_comes_first_and_held_out_figures_before_those_of_validation(tracker: Tracker, tmp_path: Path):
@@ -46,13 +38,15 @@ def test_the_best_comes_first_and_held_out_figures_before_those_of_validation(tr
     ]
     for number, metrics in enumerate(figures):
         register(tracker, metrics, tmp_path / str(number))
-    heading, *rows = shown(tracker)
-    assert heading == ["model", "estimator", "q", "task", "seed", "step", "p@1", "p@8", "maj@8"]
-    assert [row[0] for row in rows] == [f"thaw-skills/{number}" for number in (4, 2, 1, 3)]
-    assert rows[0][-1] == "40.0% [35%, 45%]"
-    assert rows[2][-1].startswith("(90.0%")
-    assert rows[3][-3:] == ["-", "-", "-"]
-    assert [row[0] for row in shown(tracker, "thaw-skills/3")[1:]] == ["thaw-skills/3"]
+    columns = {heading: cells for heading, *cells in shown(tracker)}
+    assert list(columns) == ["model", "arm", "start", "seed", "step", "p@1", "p@8", "maj@8"]
+    assert columns["model"] == [f"thaw-skills/{number}" for number in (4, 2, 1, 3)]
+    assert columns["arm"] == ["garl-q0.75"] * 4
+    assert columns["p@1"] == ["30.0", "10.0", "(90.0)", "-"]
+    assert columns["maj@8"][0] == "40.0 [35, 45]"
+    assert columns["maj@8"][2].startswith("(90.0 [")
+    assert columns["p@8"] == ["-"] * 4
+    assert shown(tracker, "thaw-skills/3")[0] == ["model", "thaw-skills/3"]
 
 
 def test_an_empty_registry_says_how_it_is_filled(tracker: Tracker):

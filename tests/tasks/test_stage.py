@@ -79,7 +79,7 @@ def test_output_that_is_no_text_fails_nothing(toy: Toy):
 
 def test_a_stage_whose_dependency_it_changes_itself_is_not_recorded(toy: Toy):
     folder = toy(train="mkdir -p $2\necho more >> build/base\necho done > $2/final")
-    with pytest.raises(UserError, match="build/base changed while .*train@grpo-0 ran"):
+    with pytest.raises(UserError, match=r"build/base changed while .*train@grpo-0 ran"):
         run(folder)
     assert Build(folder).begin(STAGE) is not None
 
