@@ -216,9 +216,13 @@ def test_more_tokens_than_fit_one_chunk_of_the_vocabulary(
     check(tiny_policy(), example)
     scorer, sizes = Scorer(tiny_policy()), []
     scorer.policy.lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
-    scored(scorer, example)
+    total = weighted(*scored(scorer, example))
     assert max(sizes) <= chunk
     assert sum(sizes) == sum(len(row.rationale) - row.forced_end + len(row.answer) for _, row in example.rows)
+    # The backward pass makes the logits again instead of keeping them all.
+    forward = sum(sizes)
+    total.backward()
+    assert sum(sizes) == (2 * forward if forward > chunk else forward)
 
 
 def test_scoring_without_gradients_gives_the_same_values() -> None:
