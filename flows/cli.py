@@ -4,6 +4,7 @@ Heavy libraries are imported by the command that needs them, so that `thaw --hel
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +64,8 @@ def sweep(
     _quiet_prefect()
     from flows.sweep import StageFailed, q_sweep
 
+    # Left alone it would kill this process before Prefect has ended its temporary server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         q_sweep(folder)
     except StageFailed as error:
