@@ -132,5 +132,5 @@ def lives(pid: int) -> bool:
     """Whether a process still runs; one that has ended and only waits to be asked for its status does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

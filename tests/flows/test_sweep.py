@@ -160,7 +160,9 @@ def test_two_arms_were_trained_at_a_time(swept: Swept):
     assert third_start >= first_end - timedelta(seconds=2)
 
 
-def test_a_new_q_reruns_its_arm_alone_and_the_old_one_comes_back_from_the_cache(copied: Scratch):
+def test_a_new_q_reruns_its_arm_alone_and_the_old_one_comes_back_from_the_cache(
+    copied: Scratch, monkeypatch: pytest.MonkeyPatch
+):
     report = copied.folder / "build/report/results.json"
     before = report.read_bytes()
     registry = copied.tracker().registry
@@ -178,6 +180,7 @@ def test_a_new_q_reruns_its_arm_alone_and_the_old_one_comes_back_from_the_cache(
         for arm in ("garl-q0.5", "garl-q0.75"):
             shutil.rmtree(copied.folder / "build" / step / arm)
     assert copied.stale() == {"train@garl-q0.75-0", "evaluate@garl-q0.75-0", "report"}
+    monkeypatch.chdir(copied.folder)
     build = Build(copied.folder)
     assert [name for name in build.stages() if build.begin(name) is not None] == []
     assert copied.stale() == set()
