@@ -29,7 +29,7 @@ test: data ## all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 lint: setup ## ruff and the type checker
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --level error
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error
 
 lock: setup # pin the newest versions that fit pyproject.toml
 	@bash infra/lock.sh
