@@ -20,7 +20,7 @@ $(READY): requirements/$(STACK).txt pyproject.toml infra/setup.sh
 setup: $(READY) ## build .venv (STACK=cpu or gpu)
 
 data: setup # the embedded raw data, pinned by data.dvc
-	@$(BIN)/dvc pull --quiet data.dvc
+	@$(BIN)/dvc pull --quiet --remote embedded data.dvc
 
 run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
 	@PATH="$(CURDIR)/$(BIN):$$PATH" thaw sweep
