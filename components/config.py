@@ -104,7 +104,10 @@ class TaskSettings(Section):
     train: Positive | None  # the most examples of each split; null takes all
     validation: Positive | None
     test: Positive | None
-    seed: int  # of the split
+    seed: int  # of the split, and of the wrong labels
+    label_noise: Annotated[float, Field(ge=0, lt=1)]  # the share of training answers replaced by another example's
+    max_prompt_tokens: Positive | None  # null: what the model's context leaves beside rollout.max_new_tokens
+    long_prompts: Literal["shorten", "drop"]  # what becomes of longer ones
 
 
 class ModelSettings(Section):

@@ -14,8 +14,10 @@ MADE_WITH = "settings.json"  # in every made folder: the settings that decide wh
 def make_data(settings: Settings, out: Path) -> dict[str, Any]:
     """Prepare the task's splits in `out`; returns the report of what was loaded and what was left out."""
     from components.data.prepare import prepare
+    from components.policy.tokens import TokenCounter
 
-    report = prepare(settings.task, out)
+    tokens = TokenCounter(settings.model, chat=settings.task.start == "warm")
+    report = prepare(settings.task, out, tokens, settings.rollout.max_new_tokens)
     _sign(out, _data_settings(settings))
     return report
 
@@ -63,7 +65,10 @@ def _find(given: Path | None, built: Path, near: Path, wanted: dict[str, Any], m
 
 
 def _data_settings(settings: Settings) -> dict[str, Any]:
-    return {f"task.{name}": value for name, value in settings.task.model_dump(mode="json").items()}
+    found = {f"task.{name}": value for name, value in settings.task.model_dump(mode="json").items()}
+    # Whose tokens a prompt is measured in, and what it must leave free.
+    found |= {f"model.{name}": getattr(settings.model, name) for name in ("name", "revision", "answer_prefix")}
+    return found | {"rollout.max_new_tokens": settings.rollout.max_new_tokens}
 
 
 def _base_settings(settings: Settings) -> dict[str, Any]:

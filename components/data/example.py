@@ -12,12 +12,15 @@ class Example:
     prompt: the text the model is asked, before any chat template.
     answers: answers[0] is the training target, the rest are accepted aliases.
     group: what must not be split apart (a FinQA page); equal to the id where items are independent.
+    distractors: paragraphs of the prompt that its answer does not need, each followed there by a blank line; known
+        only until the data is prepared, where they are left out of a prompt that is too long.
     """
 
     id: str
     prompt: str
     answers: tuple[str, ...]
     group: str
+    distractors: tuple[str, ...] = ()
 
 
 @dataclass

@@ -44,19 +44,24 @@ def read(path: Path, skipped: Counter[str]) -> Iterator[Example]:
 
 
 def _example(item: dict[str, Any]) -> Example:
-    texts = {name: _resolve(text) for name, text in item.items() if isinstance(text, str)}
-    question, answer = text_field(item | texts, "question"), answer_field(item | texts)
-    paragraphs = _resolve("\n\n".join(f"{title}\n{text}" for title, text in _paragraphs(item)))
+    resolved = item | {name: _resolve(text) for name, text in item.items() if isinstance(text, str)}
+    question, answer = text_field(resolved, "question"), answer_field(resolved)
+    texts, distractors = _paragraphs(item)
+    paragraphs = "\n\n".join(texts)
     return Example(
         id=identifier(item.get("_id"), question, paragraphs),
         prompt=render("hotpotqa-cold", question=question, paragraphs=paragraphs),
         answers=(answer,),
         group=question_group(question),
+        distractors=distractors,
     )
 
 
-def _paragraphs(item: dict[str, Any]) -> list[tuple[str, str]]:
-    """Title and text of each paragraph; sentences bring their own leading space."""
+def _paragraphs(item: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
+    """Title and text of each paragraph, and which of them no supporting fact is in; none where there are no such facts.
+
+    Sentences bring their own leading space.
+    """
     context = item.get("context")
     if not isinstance(context, list) or not context:
         raise Damaged("no paragraphs")
@@ -67,7 +72,9 @@ def _paragraphs(item: dict[str, Any]) -> list[tuple[str, str]]:
         raise Damaged("damaged paragraphs") from None
     if not needed <= {title for title, sentences in paragraphs if sentences}:
         raise Damaged("supporting paragraph missing")
-    return [(title, sentences) for title, sentences in paragraphs if sentences]
+    texts = [(title, _resolve(f"{title}\n{sentences}")) for title, sentences in paragraphs if sentences]
+    distractors = tuple(text for title, text in texts if title not in needed) if needed else ()
+    return [text for _, text in texts], distractors
 
 
 def _resolve(text: str) -> str:

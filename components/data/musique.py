@@ -46,16 +46,19 @@ def _example(item: dict[str, Any]) -> Example:
     if item.get("answerable") is False:
         raise Damaged("not answerable")
     question, answer = text_field(item, "question"), answer_field(item)
-    paragraphs = _paragraphs(item)
+    texts, distractors = _paragraphs(item)
+    paragraphs = "\n\n".join(texts)
     return Example(
         id=identifier(item.get("id"), question, paragraphs),
         prompt=render("musique-cold", question=question, paragraphs=paragraphs),
         answers=(answer, *_aliases(item, answer)),
         group=question_group(question),
+        distractors=distractors,
     )
 
 
-def _paragraphs(item: dict[str, Any]) -> str:
+def _paragraphs(item: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
+    """The paragraphs, and which of them no step of the question needs; none where the steps are unknown."""
     paragraphs = item.get("paragraphs")
     if not isinstance(paragraphs, list) or not paragraphs:
         raise Damaged("no paragraphs")
@@ -68,7 +71,9 @@ def _paragraphs(item: dict[str, Any]) -> str:
         raise Damaged("damaged paragraphs")
     if not needed <= texts.keys():
         raise Damaged("supporting paragraph missing")
-    return "\n\n".join(texts.values())
+    needed |= {p["idx"] for p in paragraphs if p.get("is_supporting")}
+    distractors = tuple(text for idx, text in texts.items() if idx not in needed) if needed else ()
+    return list(texts.values()), distractors
 
 
 def _aliases(item: dict[str, Any], answer: str) -> list[str]:

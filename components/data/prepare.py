@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,6 +19,8 @@ from datasets import Dataset
 from components.config import TaskSettings
 from components.data import finqa, hotpotqa, jsonl, musique, skills
 from components.data.example import Example
+from components.data.lengths import BATCH, Lengths, Tokens, fit, longest_prompt, statistics
+from components.data.noise import Answers, label_noise
 from components.data.reading import DUPLICATE_ID, DUPLICATE_PROMPT, Reader, digest
 from components.data.templates import render
 from components.errors import UserError
@@ -31,7 +32,7 @@ REPORT = "report.json"
 SCHEMA = pa.schema(
     [("id", pa.string()), ("prompt", pa.string()), ("answers", pa.list_(pa.string())), ("group", pa.string())]
 )
-BATCH = 256  # rows of one Arrow record batch
+COUNTED = 1000  # the most prompts of a split whose tokens are counted for the report
 CARVED = 0.1  # of the training file, for validation, where no size is set
 
 
@@ -88,35 +89,41 @@ class Split:
     shared: Counter[str] = field(default_factory=Counter)
 
 
-def prepare(settings: TaskSettings, out: Path) -> dict[str, Any]:
+def prepare(settings: TaskSettings, out: Path, tokens: Tokens, budget: int) -> dict[str, Any]:
     """Write out/{train,validation,test}.arrow (columns id, prompt, answers, group) and out/report.json.
 
     Splits that the authors publish are kept. A missing validation split is carved from the training file; a missing
     test split is half of the dev file. Limits keep the first examples of a shuffle that depends on the seed and the
     ids alone; a split keeps the order of its file. One input gives the same bytes every time.
 
+    tokens: counts them for the model that will read the prompts.
+    budget: tokens of its context that are kept free for what it writes.
+
     Returns:
         The report, by split: its `file`; what is `present` in that file = `loaded` + `skipped` by reason +
         `duplicates`; the rows `taken` from it for this split; of those the ones dropped because a later split `shared`
-        their group, id or prompt; what is left after the limit (`final`), and characters per prompt.
+        their group, id or prompt; of those that the limit leaves, the ones `too_long` for `max_prompt_tokens` and left
+        out; what is left (`final`), of these the ones `shortened` to fit and the ones given a wrong answer on purpose
+        (`wrong_labels`); `answer_tokens` of all, and `prompt_tokens` of the `prompts_counted`, at most 1,000 chosen by
+        the seed.
 
     Raises:
         UserError: the folder or a file is missing or cannot be read, or a split ends up empty.
     """
+    most = longest_prompt(settings, tokens.context, budget)
     splits = _assign(_sources(settings), settings)
     _drop_shared(splits)
     chosen = {name: _limit(splits[name], getattr(settings, name), settings.seed) for name in SPLITS}
     for name in SPLITS:
         if not chosen[name]:
             raise UserError(_nothing_left(name, splits[name]))
+    wrong = _wrong_labels(splits["train"].source, chosen["train"], settings)
     out.mkdir(parents=True, exist_ok=True)
     report = {}
     for name in SPLITS:
-        examples = _prompted(splits[name].source, chosen[name], settings)
-        examples = progress(examples, f"writing {name}", total=len(chosen[name]))
-        characters = write(examples, out / f"{name}.arrow")
-        lengths = {"min": min(characters), "median": median(characters), "max": max(characters)}
-        report[name] = _facts(splits[name]) | {"final": len(characters), "prompt_characters": lengths}
+        split, path = replace(splits[name], rows=chosen[name]), out / f"{name}.arrow"
+        found = _write_split(split, path, settings, tokens, most, wrong if name == "train" else {})
+        report[name] = _facts(splits[name]) | found
     (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -138,21 +145,18 @@ def example(row: Mapping[str, Any]) -> Example:
     return Example(id=row["id"], prompt=row["prompt"], answers=tuple(row["answers"]), group=row["group"])
 
 
-def write(examples: Iterable[Example], path: Path) -> list[int]:
-    """Stream examples into an Arrow IPC file that appears under its name only when complete.
-
-    Returns:
-        The characters of each prompt.
-    """
-    characters: list[int] = []
+def write(examples: Iterable[Example], path: Path) -> list[str]:
+    """Stream examples into an Arrow IPC file that appears under its name only when complete; returns their ids."""
+    ids: list[str] = []
     partial = path.with_suffix(".partial")
     remaining = iter(examples)
     with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         while batch := list(islice(remaining, BATCH)):
-            writer.write_batch(pa.RecordBatch.from_pylist([vars(example) for example in batch], schema=SCHEMA))
-            characters += [len(example.prompt) for example in batch]
+            columns = [[getattr(example, name) for example in batch] for name in SCHEMA.names]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            ids += [example.id for example in batch]
     partial.replace(path)
-    return characters
+    return ids
 
 
 def _sources(settings: TaskSettings) -> dict[str, Source]:
@@ -232,14 +236,54 @@ def _limit(split: Split, limit: int | None, seed: int) -> set[int]:
     return set(sorted(split.rows, key=lambda row: digest(str(seed), split.source.keys[row].id))[:limit])
 
 
-def _prompted(source: Source, rows: set[int], settings: TaskSettings) -> Iterator[Example]:
-    """The chosen examples of a source, read again, with the prompts of the start that is set."""
+def _wrong_labels(source: Source, rows: set[int], settings: TaskSettings) -> dict[str, Answers]:
+    """The answers that task.label_noise gives to a share of these rows, by the example's id."""
+    if not settings.label_noise:
+        return {}
+    examples = source.read(source.path, Counter())
+    right = {example.id: example.answers for row, example in enumerate(examples) if row in rows}
+    noisy = label_noise(list(right.values()), settings.label_noise, settings.seed)
+    return {name: answers for name, answers in zip(right, noisy, strict=True) if answers != right[name]}
+
+
+def _write_split(
+    split: Split, path: Path, settings: TaskSettings, tokens: Tokens, most: int | None, wrong: Mapping[str, Answers]
+) -> dict[str, Any]:
+    """Write the rows of a split, those with too long a prompt shortened or left out; returns what the report tells."""
+    source, found = split.source, Lengths()
+    counted = {source.keys[row].id for row in _limit(split, COUNTED, settings.seed)}
+    examples = progress(_prompted(split, settings, wrong), f"writing {path.stem}", total=len(split.rows))
+    shorten = settings.long_prompts == "shorten"
+    ids = write(
+        fit(examples, tokens, most, shorten=shorten, sample=lambda item: digest("id", item.id) in counted, found=found),
+        path,
+    )
+    if not ids:
+        path.unlink()
+        raise UserError(
+            f"every prompt of the {path.stem} split has more than {most} tokens; raise task.max_prompt_tokens or lower"
+            " rollout.max_new_tokens."
+        )
+    return {
+        "max_prompt_tokens": most,
+        "too_long": found.too_long,
+        "final": len(ids),
+        "shortened": found.shortened,
+        "wrong_labels": len(wrong.keys() & set(ids)),
+        "prompts_counted": len(found.prompts),
+        "prompt_tokens": statistics(found.prompts),
+        "answer_tokens": statistics(found.answers),
+    }
+
+
+def _prompted(split: Split, settings: TaskSettings, wrong: Mapping[str, Answers]) -> Iterator[Example]:
+    """The rows of a split, read again, with the prompts of the start that is set and the wrong labels."""
     # How warm the embedded task starts is a matter of its model; its prompts are the same in every start.
     warm = settings.start == "warm" and settings.name != "skills"
-    for row, example in enumerate(source.read(source.path, Counter())):
-        if row in rows:
+    for row, example in enumerate(split.source.read(split.source.path, Counter())):
+        if row in split.rows:
             prompt = render(f"{settings.name}-warm", problem=example.prompt) if warm else example.prompt
-            yield replace(example, prompt=prompt)
+            yield replace(example, prompt=prompt, answers=wrong.get(example.id, example.answers))
 
 
 def _facts(split: Split) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from components.config import TeachingSettings
@@ -27,6 +26,7 @@ from components.data.skills import (
     problem,
     rationale,
 )
+from components.policy.bytes import CONTEXT, END, PAD, byte_tokenizer
 from components.progress import progress
 
 Choice = TypeVar("Choice")
@@ -36,16 +36,9 @@ PREFERENCE_WEIGHT = 0.02  # of the squared error in log p of what a bare problem
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and the markers of a reasoning model: any text has ids, and none is unknown."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("<pad>", "<end>")])
-    # As in Qwen3, the thinking marks are tokens of their own that decoding keeps.
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>")])
+    """One token a byte; see components.policy.bytes."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>", clean_up_tokenization_spaces=False
+        tokenizer_object=byte_tokenizer(), eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
     )
 
 
@@ -60,7 +53,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausal
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=16384,
+        max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,

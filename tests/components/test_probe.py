@@ -12,13 +12,14 @@ import torch
 from transformers import PreTrainedModel
 
 from components.data.example import Example
-from components.data.prepare import load_split, prepare
+from components.data.prepare import load_split
 from components.policy.base import make_base
 from components.policy.embedded import build_model, build_tokenizer
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec
 from components.probe import grpo_signal, log_success, probe
 from components.rollout.transformers_engine import TransformersEngine
+from tasks.inputs import make_data
 from tests.conftest import small_settings
 
 
@@ -95,7 +96,7 @@ def answer_probability(model: PreTrainedModel, before: list[tuple[int, ...]], go
 
 def test_probe_writes_what_it_found(tmp_path: Path) -> None:
     settings = small_settings()
-    prepare(settings.task, tmp_path / "data")
+    make_data(settings, tmp_path / "data")
     make_base(settings, tmp_path / "base")
     found = probe(settings, data=tmp_path / "data", base=tmp_path / "base", out=tmp_path / "out")
     again = probe(settings, data=tmp_path / "data", base=tmp_path / "base", out=tmp_path / "again")

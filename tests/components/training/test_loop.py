@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.config import Arm, Settings
-from components.data.prepare import load_split, prepare
+from components.data.prepare import load_split
 from components.data.skills import answer
 from components.errors import UserError
 from components.evaluation.evaluate import Evaluation
@@ -24,6 +24,7 @@ from components.tracking.runs import Run, Tracker, connect
 from components.training import loop
 from components.training.loop import TrainingRecord, train
 from components.training.trainer import Trainer
+from tasks.inputs import make_data
 from tests.conftest import small_settings
 
 ARM = "garl-q0.75"
@@ -46,7 +47,7 @@ class Experiment:
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder, settings = tmp_path_factory.mktemp("experiment"), small_settings()
-    prepare(settings.task, folder / "data")
+    make_data(settings, folder / "data")
     make_base(settings, folder / "base")
     return Experiment(settings, folder / "data", folder / "base")
 
@@ -192,7 +193,7 @@ def test_every_epoch_is_another_order_of_all_examples(
 ) -> None:
     """Six examples, four a step: the second step takes the rest of the first epoch and begins the next."""
     settings = small_settings("task.train=6", "task.validation=2", "train.steps=6")
-    prepare(settings.task, tmp_path / "data")
+    make_data(settings, tmp_path / "data")
     prompts = [row["prompt"] for row in load_split(tmp_path / "data", "train").to_list()]
     tokenizer, seen = load_tokenizer(experiment.base), []
     generate = TransformersEngine.generate
