@@ -257,14 +257,29 @@ def check_group_size(arm: Arm, group_size: int, baseline: bool) -> None:
 def load_settings(path: Path = Path("params.yaml"), overrides: Sequence[str] = ()) -> Settings:
     """Read settings from a YAML file and change some of them.
 
+    A file that says `extends: other.yaml`, relative to itself, changes some settings of the other.
+
     overrides: "name=value" each, the name with dots (train.steps=20), the value in YAML.
 
     Raises:
         UserError: the file is missing or no YAML, or a setting is unknown, missing or out of range.
     """
+    raw = _read(path)
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(_first_sentence(error, path, overrides)) from None
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A settings file with those that it extends."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if seen:
+            raise UserError(f"{seen[-1]} extends {path}, which does not exist; correct the line.") from None
         raise UserError(f"no settings file {path}; run from the project's folder or name one with --params.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -272,12 +287,21 @@ def load_settings(path: Path = Path("params.yaml"), overrides: Sequence[str] = (
         raise UserError(f"{path} is no valid YAML{where}; correct it.") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no settings; start from the project's params.yaml.")
-    for override in overrides:
-        _override(raw, override)
-    try:
-        return Settings.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(_first_sentence(error, path, overrides)) from None
+    if (other := raw.pop("extends", None)) is None:
+        return raw
+    if (file := path.parent / str(other)).resolve() in {before.resolve() for before in (*seen, path)}:
+        raise UserError(f"{path} extends {file}, which extends it in turn; one of them must stand alone.")
+    return _merged(_read(file, (*seen, path)), raw)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Settings of which those `above` win, section by section."""
+    both = {
+        name: _merged(below[name], above[name])
+        for name in below.keys() & above.keys()
+        if isinstance(below[name], dict) and isinstance(above[name], dict)
+    }
+    return below | above | both
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -103,3 +103,66 @@ def test_the_digest_sees_every_setting_but_those_left_out():
     settings, other = load_settings(PARAMS), load_settings(PARAMS, ["train.steps=20"])
     assert settings.digest() != other.digest()
     assert settings.digest(without=["train"]) == other.digest(without=["train"])
+
+
+PROFILES = sorted(path.relative_to(PARAMS.parent) for path in (PARAMS.parent / "infra/profiles").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=str)
+def test_every_profile_loads(profile: Path):
+    load_settings(PARAMS.parent / profile)
+
+
+@pytest.mark.parametrize(
+    ("task", "budget", "sizes"),
+    [
+        ("finqa", 4096, (6145, 872, 1132)),
+        ("hotpotqa", 3072, (9067, 342, 343)),
+        ("musique", 2048, (9985, 579, 445)),
+    ],
+)
+@pytest.mark.parametrize("start", ["cold", "warm"])
+def test_the_papers_profiles_are_the_papers(task: str, budget: int, sizes: tuple[int, int, int], start: str):
+    settings = load_settings(PARAMS.parent / f"infra/profiles/paper/{task}-{start}.yaml")
+    assert (settings.task.name, settings.task.start) == (task, start)
+    assert (settings.task.train, settings.task.validation, settings.task.test) == sizes
+    assert (settings.rollout.max_new_tokens, settings.rollout.answer_reserve) == (budget, 128)
+    assert (settings.model.name, settings.rollout.group_size) == ("Qwen/Qwen3-0.6B", 32)
+    assert settings.evaluation.samples == 16
+    warm = {"grpo", "garl-q0", "garl-q0.25", "garl-q0.75", "paft-q0.25", "paft-q0.75"}
+    cold = {"grpo", "garl-q0", "garl-q0.25", "garl-q0.5", "garl-q0.75", "garl-q1"}
+    assert set(settings.arm_names) == (warm if start == "warm" else cold)
+    assert settings.train.adam_epsilon == 1e-8  # the embedded model's would hide small gradients
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_file_changes_some_settings_of_the_one_it_extends(tmp_path: Path):
+    write(tmp_path / "params.yaml", PARAMS.read_text())
+    write(tmp_path / "middle.yaml", "extends: params.yaml\ntrain:\n  steps: 7\n  optimizer: sgd\nseeds: [1, 2]\n")
+    top = write(tmp_path / "more" / "top.yaml", "extends: ../middle.yaml\ntrain:\n  steps: 8\n")
+    before, settings = load_settings(PARAMS), load_settings(top, ["train.weight_decay=0.5"])
+    assert settings.train == before.train.model_copy(update={"steps": 8, "optimizer": "sgd", "weight_decay": 0.5})
+    assert settings.seeds == [1, 2]
+    assert settings.model_dump(exclude={"train", "seeds"}) == before.model_dump(exclude={"train", "seeds"})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("extends: nowhere.yaml", r"top\.yaml extends .*nowhere\.yaml, which does not exist"),
+        ("extends: top.yaml", r"top\.yaml extends .*top\.yaml, which extends it in turn"),
+        ("extends: other.yaml", r"other\.yaml extends .*top\.yaml, which extends it in turn"),
+        ("extends: params.yaml\ntrain:\n  stepz: 3", "there is no setting 'train.stepz'"),
+        ("extends: params.yaml\ntrain: 3", "train = 3"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_sentence(tmp_path: Path, text: str, sentence: str):
+    write(tmp_path / "params.yaml", PARAMS.read_text())
+    write(tmp_path / "other.yaml", "extends: top.yaml")
+    with pytest.raises(UserError, match=sentence):
+        load_settings(write(tmp_path / "top.yaml", text))
