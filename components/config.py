@@ -110,6 +110,14 @@ class TaskSettings(Section):
     long_prompts: Literal["shorten", "drop"]  # what becomes of longer ones
 
 
+class HubSource(Section):
+    """A data set on the Hugging Face hub."""
+
+    repository: str  # its id, or a folder with the same files
+    config: str | None  # where the repository has several
+    revision: str | None  # a commit, tag or branch; null: the newest
+
+
 class ModelSettings(Section):
     """The base model: the embedded one, a local folder or a Hugging Face repository."""
 
@@ -207,6 +215,7 @@ class Settings(Section):
     evaluation: EvaluationSettings
     sweep: SweepSettings
     compute: ComputeSettings
+    hub: dict[Literal["finqa", "hotpotqa", "musique"], HubSource]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

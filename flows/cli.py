@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+data_app = typer.Typer(help="Download published data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 Params = Annotated[Path, typer.Option("--params", help="The settings file.", show_default=True)]
 Overrides = Annotated[
@@ -85,10 +88,29 @@ def prepare(
 
     found = make_data(load_settings(params, overrides or []), out)
     for split, facts in found.items():
-        skipped = ", ".join(f"{count} {reason}" for reason, count in facts["skipped"].items())
-        typer.echo(
-            f"{split}: {facts['final']} examples from {facts['file']}" + (f"; left out: {skipped}" if skipped else "")
-        )
+        typer.echo(_prepared(split, facts))
+
+
+@data_app.command()
+def fetch(
+    task: Annotated[str, typer.Argument(help="finqa, hotpotqa or musique.")],
+    out: Annotated[Path | None, typer.Option(help="Where the files go; raw/TASK by default.")] = None,
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Download a published data set from the Hugging Face hub, in the form of its authors' files.
+
+    Repositories and revisions stand in params.yaml under `hub`.
+    """
+    settings = load_settings(params, overrides or [])
+    if task not in settings.hub:
+        raise UserError(f"there is no '{task}' under hub in {params}; it has {', '.join(settings.hub)}.")
+    from components.data.hub import fetch as fetch_files
+
+    out = out or Path("raw") / task
+    for name, records in fetch_files(task, settings.hub[task], out).items():
+        typer.echo(f"{out / name}: {records} records")
+    typer.echo(f"`dvc add {out}` pins these files by their hash; --set task.path={out} uses them.")
 
 
 @app.command()
@@ -228,6 +250,27 @@ def main() -> None:
     except UserError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
+
+
+def _prepared(split: str, facts: dict[str, Any]) -> str:
+    """What became of a split's items, and how long the texts are."""
+    counts = {
+        **facts["skipped"],
+        "repeated": facts["duplicates"],
+        "shared with a later split": sum(facts["shared"].values()),
+    }
+    counts |= {f"longer than {facts['max_prompt_tokens']} tokens": facts["too_long"]}
+    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    changed = ", ".join(
+        f"{facts[name]} {name.replace('_', ' ')}" for name in ("shortened", "wrong_labels") if facts[name]
+    )
+    prompt, answer = facts["prompt_tokens"], facts["answer_tokens"]
+    return (
+        f"{split}: {facts['final']} examples of {facts['present']} in {facts['file']}"
+        + (f"; left out: {left_out}" if left_out else "")
+        + (f"; {changed}" if changed else "")
+        + f"; tokens of a prompt {prompt['median']} (median) to {prompt['max']}, of an answer to {answer['max']}"
+    )
 
 
 def _arm(settings: Settings, name: str | None) -> Arm:
