@@ -1,4 +1,4 @@
-"""The same figures for the terminal, as rich tables within 100 columns."""
+"""The same figures for the terminal, as rich tables within 80 columns."""
 
 from rich.markup import escape
 from rich.table import Table
@@ -10,7 +10,7 @@ from components.report.verdict import GOOD, outcome, verdicts
 
 
 def results_table(results: Results) -> Table:
-    """One row an arm: the median over seeds of every figure, its interval, and maj@k of each seed."""
+    """One row an arm: the median over seeds of every figure, maj@k's interval, and maj@k of each seed."""
     k, seeds = results.k, max(len(arm.runs) for arm in results.arms)
     table = Table(
         title=f"{results.task}, {results.start} start: percent of {results.examples} {results.split} problems",
@@ -20,9 +20,9 @@ def results_table(results: Results) -> Table:
         pad_edge=False,
     )
     for name in ("arm", "", f"maj@{k}", "p@1", f"p@{k}"):
-        table.add_column(name, no_wrap=name != "", justify="right" if "@" in name else "left")
+        table.add_column(name, no_wrap=True, justify="right" if "@" in name else "left")
     if seeds > 1:
-        table.add_column(f"maj@{k} of seeds", overflow="fold")
+        table.add_column(f"maj@{k} of seeds")
     table.add_row("base model", "", *_cells(results.base), style="dim")
     for arm in results.ordered:
         each = " ".join(f"{100 * run.figures.maj_at_k.value:.0f}" for run in arm.runs)
@@ -55,7 +55,8 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> Table:
 
 
 def _cells(figures: Figures) -> list[str]:
-    return [_cell(figure) for figure in (figures.maj_at_k, figures.p_at_1, figures.p_at_k)]
+    plain = (f"{100 * figure.value:.1f}" for figure in (figures.p_at_1, figures.p_at_k))
+    return [_cell(figures.maj_at_k), *plain]
 
 
 def _cell(estimate: Estimate) -> str:
