@@ -195,6 +195,13 @@ class SweepSettings(Section):
     parallel: Positive  # arms at the same time
 
 
+class PromoteSettings(Section):
+    """What a version must show to become champion."""
+
+    test_set: str  # the test set, by the name its figures were recorded under
+    margin: Annotated[float, Field(ge=0, le=1)]  # the least gain in maj@k over the champion, a fraction of 1
+
+
 class ComputeSettings(Section):
     """What of the machine one process may use."""
 
@@ -214,6 +221,7 @@ class Settings(Section):
     train: TrainSettings
     evaluation: EvaluationSettings
     sweep: SweepSettings
+    promote: PromoteSettings
     compute: ComputeSettings
     hub: dict[Literal["finqa", "hotpotqa", "musique"], HubSource]
 
@@ -242,6 +250,11 @@ class Settings(Section):
             return Settings.model_validate(self.model_dump() | {"arms": [name]})
         except ValidationError as error:
             raise UserError(_first_sentence(error, Path("--arm"), ())) from None
+
+    def sweep_name(self) -> tuple[str, str]:
+        """The name of the sweep that runs with these settings belong to, and the digest it is known by."""
+        apart = ("arms", "seeds", "sweep", "promote")
+        return f"{self.task.name}-{self.task.start}", self.digest(without=apart)
 
     def digest(self, *, without: Sequence[str] = ()) -> str:
         """A short hash of these settings, leaving out the named sections."""

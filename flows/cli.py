@@ -3,7 +3,6 @@
 Heavy libraries are imported by the command that needs them, so that `thaw --help` answers at once.
 """
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import UserError
+from flows import registry_commands
+from flows.options import BUILD, PARAMS, Overrides, Params, TestData, quiet_prefect
 
 app = typer.Typer(
     name="thaw",
@@ -28,19 +29,12 @@ app = typer.Typer(
 data_app = typer.Typer(help="Download published data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Params = Annotated[Path, typer.Option("--params", help="The settings file.", show_default=True)]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting; may be repeated.")
-]
 ArmOption = Annotated[
     str | None,
     typer.Option("--arm", help="The estimator and its q: grpo, garl-q0.75, garl-debiased-q1, paft-q0.75, ..."),
 ]
 Data = Annotated[Path | None, typer.Option("--data", help="The folder `thaw prepare` wrote; made where it is missing.")]
 Base = Annotated[Path | None, typer.Option("--base", help="The base model's folder; made where it is missing.")]
-
-PARAMS = Path("params.yaml")
-BUILD = Path("build")
 
 
 @app.command()
@@ -64,7 +58,7 @@ def sweep(
 
     settings = load_settings(params, overrides or [])
     folder = open_workspace(settings, params, overrides or [], name)
-    _quiet_prefect()
+    quiet_prefect()
     from flows.sweep import StageFailed, q_sweep
 
     # Left alone it would kill this process before Prefect has ended its temporary server.
@@ -190,19 +184,27 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, or a registered version: NAME/3, NAME@ALIAS.")],
-    data: Data = None,
+    data: TestData = None,
     out: Annotated[Path | None, typer.Option(help="Where evaluation.json and the samples go.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    record: Annotated[
+        str | None, typer.Option(help="A name for the test set, to keep figures and samples with the version.")
+    ] = None,
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Score a model on held-out problems: p@1, p@k, maj@k, with 95% bootstrap intervals."""
+    """Score a model on held-out problems: p@1, p@k, maj@k, with 95% bootstrap intervals.
+
+    [dim]thaw evaluate runs/mine/final
+    thaw evaluate thaw-skills@best --data new.jsonl --record november   a raw file, kept with the version[/dim]
+    """
     settings = load_settings(params, overrides or [])
     from tasks.evaluation import evaluate_model
-    from tasks.inputs import find_data
+    from tasks.inputs import find_examples
 
     out = out or BUILD / "evaluations" / model.replace("/", "-")
-    figures = evaluate_model(settings, model, data=find_data(settings, data, BUILD, out), split=split, out=out)
+    examples = find_examples(settings, data, split, BUILD, out)
+    figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)
     _show_figures(figures, settings.evaluation.samples)
     typer.echo(f"every sample is in {out / 'samples.jsonl'}")
 
@@ -222,25 +224,10 @@ def report(
     typer.echo(f"report: {out / 'index.html'}")
 
 
-@app.command()
-def compare(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(help="Registered versions, NAME/3 or NAME@ALIAS; all of them if none is named."),
-    ] = None,
-) -> None:
-    """Compare registered checkpoints: their figures with intervals, from the MLflow registry.
-
-    [dim]thaw compare                                every registered checkpoint
-    thaw compare thaw-skills/3 thaw-skills/21   these two[/dim]
-    """
-    from rich.console import Console
-
-    from components.tracking.runs import connect
-    from tasks.registry import comparison_table
-    from tasks.workspace import project_root
-
-    Console().print(comparison_table(connect(project_root()).registry, models or []))
+app.command()(registry_commands.compare)
+app.command()(registry_commands.promote)
+app.command()(registry_commands.lineage)
+app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
 
 
 def main() -> None:
@@ -277,20 +264,6 @@ def _arm(settings: Settings, name: str | None) -> Arm:
     if name is None and len(settings.arms) > 1:
         raise UserError(f"name the arm to train with --arm, for example --arm {settings.arms[-1]}.")
     return Arm.parse(settings.with_arm(name or settings.arms[0]).arms[0])
-
-
-def _quiet_prefect() -> None:
-    """Before Prefect is imported: lines that name the step and what it says, and nothing sent anywhere."""
-    line = "%(asctime)s | {} | %(message)s"
-    for name, value in {
-        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": line.format("%(flow_name)s"),
-        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": line.format("%(task_run_name)s"),
-        "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "DO_NOT_TRACK": "1",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 def _show_results(settings: Settings, folder: Path) -> None:

@@ -1,31 +1,53 @@
 """Evaluating one model: a folder or a registered version, with its figures back to where it came from."""
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.config import Arm, Settings
 from components.errors import UserError
+from components.progress import say
+
+if TYPE_CHECKING:
+    from components.data.example import Example
+    from components.tracking.registry import Registry
+    from components.tracking.version import Version
 
 
-def evaluate_model(settings: Settings, model: str, *, data: Path, split: str, out: Path) -> dict[str, float]:
-    """Score `model` on a split; writes out/evaluation.json, metrics.json (the figures alone) and samples.jsonl.
+def evaluate_model(
+    settings: Settings, model: str, examples: "list[Example]", *, split: str, out: Path, record: str | None = None
+) -> dict[str, float]:
+    """Score `model` on examples of a split.
 
-    The figures of a checkpoint that `thaw train` made are also logged to its MLflow run and to its registered version.
+    Writes out/evaluation.json, out/metrics.json (the figures alone) and out/samples.jsonl.
+
+    record: a name for the test set, under which files and figures are kept with the registered version. The final
+        checkpoint of `thaw train` is such a version, and is recorded under the split's name unless another is given.
 
     Raises:
-        UserError: there is no such model or split.
+        UserError: there is no such model, or nothing that the evaluation could be kept with.
     """
     import torch
 
-    from components.data.prepare import example, load_split
+    from components.data.reading import digest
     from components.evaluation.evaluate import evaluate
     from components.policy.model import Codec, load_model, load_tokenizer
     from components.rollout.open import open_engine
 
     torch.set_num_threads(settings.compute.threads)
-    folder = _local_folder(model)
-    examples = [example(row) for row in load_split(data, split)]
+    folder, version = _find(model)
+    trained = _training_record(folder)
+    if trained is not None:
+        version, record = _registered(trained), record or split
+    elif record and version is None:
+        raise UserError(f"{model} is no registered version, which alone can keep an evaluation as '{record}'.")
+    examined = digest(*(part for item in examples for part in (item.id, item.prompt, *item.answers)))
+    if version is not None and record:
+        registry().check_test_set(version, record, examined)  # now and not when all the sampling is done
     policy = load_model(folder, dtype=settings.model.dtype)
     codec = Codec(load_tokenizer(folder), settings.model, chat=settings.task.start == "warm")
     with open_engine(settings, policy, folder, codec.markers) as engine:
@@ -33,31 +55,40 @@ def evaluate_model(settings: Settings, model: str, *, data: Path, split: str, ou
 
     figures = result.figures()
     out.mkdir(parents=True, exist_ok=True)
-    trained = _training_record(folder)
     described = _describe(settings, trained) | {
         "split": split,
         "k": result.k,
         "examples": len(examples),
+        "examples_digest": examined,
         "figures": figures,
         "checkpoint": model,
     }
     _write_json(out / "evaluation.json", described)
     _write_json(out / "metrics.json", figures)
     result.write(out / "samples.jsonl")
-    if trained is not None:
-        _log(trained, {f"{split}/{name}": value for name, value in figures.items()})
+    if version is not None and record:
+        with _files(out) as files:
+            registry().add_evaluation(version, record, files, figures, examined)
     return figures
 
 
-def _local_folder(model: str) -> Path:
-    if Path(model).is_dir():
-        return Path(model)
-    if "/" not in model and "@" not in model:
-        raise UserError(f"there is no folder {model}, and a registered version is written NAME/VERSION or NAME@ALIAS.")
+def registry() -> "Registry":
+    """The project's registered models."""
     from components.tracking.runs import connect
     from tasks.workspace import project_root
 
-    return connect(project_root()).registry.download(model)
+    return connect(project_root()).registry
+
+
+def _find(model: str) -> "tuple[Path, Version | None]":
+    """The folder of a model, and the version that its name stands for."""
+    if Path(model).is_dir():
+        return Path(model), None
+    if "/" not in model and "@" not in model:
+        raise UserError(f"there is no folder {model}, and a registered version is written NAME/VERSION or NAME@ALIAS.")
+    found = registry()
+    version = found.find(model)
+    return found.download(version.reference), version
 
 
 def _training_record(folder: Path) -> dict[str, Any] | None:
@@ -76,13 +107,24 @@ def _describe(settings: Settings, trained: dict[str, Any] | None) -> dict[str, A
     return described
 
 
-def _log(trained: dict[str, Any], figures: dict[str, float]) -> None:
-    from components.tracking.runs import connect
-    from tasks.workspace import project_root
+def _registered(trained: dict[str, Any]) -> "Version | None":
+    """The version of a trained checkpoint; None, and said, where the registry is not the one it was trained with."""
+    reference = f"{trained['model_name']}/{trained['model_version']}"
+    with suppress(UserError):
+        version = registry().find(reference)
+        if version.run_id == trained["mlflow_run_id"]:
+            return version
+    say(f"{reference} is not in this MLflow store; its figures are kept in files alone")
+    return None
 
-    tracker = connect(project_root())
-    tracker.log_figures(trained["mlflow_run_id"], figures, step=trained["best_step"])
-    tracker.registry.add_metrics(trained["model_name"], trained["model_version"], figures)
+
+@contextmanager
+def _files(out: Path) -> Iterator[Path]:
+    """A folder with what is kept of an evaluation, and nothing else that lies in `out`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("evaluation.json", "samples.jsonl"):
+            shutil.copy(out / name, folder)
+        yield Path(folder)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -2,11 +2,17 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.config import Settings
 from components.errors import UserError
+from components.progress import say
+
+if TYPE_CHECKING:
+    from components.data.example import Example
+    from components.policy.tokens import TokenCounter
 
 MADE_WITH = "settings.json"  # in every made folder: the settings that decide what is in it
 
@@ -14,10 +20,8 @@ MADE_WITH = "settings.json"  # in every made folder: the settings that decide wh
 def make_data(settings: Settings, out: Path) -> dict[str, Any]:
     """Prepare the task's splits in `out`; returns the report of what was loaded and what was left out."""
     from components.data.prepare import prepare
-    from components.policy.tokens import TokenCounter
 
-    tokens = TokenCounter(settings.model, chat=settings.task.start == "warm")
-    report = prepare(settings.task, out, tokens, settings.rollout.max_new_tokens)
+    report = prepare(settings.task, out, _tokens(settings), settings.rollout.max_new_tokens)
     _sign(out, _data_settings(settings))
     return report
 
@@ -39,6 +43,28 @@ def find_data(settings: Settings, given: Path | None, build: Path, near: Path) -
     return _find(given, build / "data", near / "data", _data_settings(settings), lambda out: make_data(settings, out))
 
 
+def find_examples(settings: Settings, given: Path | None, split: str, build: Path, near: Path) -> "list[Example]":
+    """What to evaluate on: all questions of a raw file of the task, or a split of prepared data.
+
+    Of a folder that is given, task and start must fit the settings; which files it was prepared from may differ.
+
+    Raises:
+        UserError: the file or folder given cannot be used, or lacks the split.
+    """
+    from components.data.prepare import example, load_file, load_split
+
+    if given is not None and given.is_file():
+        loaded = load_file(given, settings.task, _tokens(settings), settings.rollout.max_new_tokens)
+        left_out = "".join(f", {count} left out: {reason}" for reason, count in sorted(loaded.skipped.items()))
+        say(f"{given}: {len(loaded.examples)} questions{left_out}")
+        return loaded.examples
+    wanted = _data_settings(settings)
+    if given is not None:
+        wanted = {name: wanted[name] for name in ("task.name", "task.start")}
+    make = partial(make_data, settings)
+    return [example(row) for row in load_split(_find(given, build / "data", near / "data", wanted, make), split)]
+
+
 def find_base(settings: Settings, given: Path | None, build: Path, near: Path) -> Path:
     """The base model: the folder given, build/base where it fits the settings, else made in near/base."""
     if given is not None:
@@ -53,8 +79,7 @@ def _find(given: Path | None, built: Path, near: Path, wanted: dict[str, Any], m
         found = _signature(given)
         if found is None:
             raise UserError(f"--data {given} holds no prepared data; `thaw prepare --out {given}` makes it.")
-        if found != wanted:
-            different = ", ".join(sorted(name for name in wanted if found.get(name) != wanted[name]))
+        if different := ", ".join(sorted(name for name in wanted if found.get(name) != wanted[name])):
             raise UserError(f"--data {given} was prepared with other settings ({different}); prepare it again.")
         return given
     for folder in (built, near):
@@ -62,6 +87,12 @@ def _find(given: Path | None, built: Path, near: Path, wanted: dict[str, Any], m
             return folder
     make(near)
     return near
+
+
+def _tokens(settings: Settings) -> "TokenCounter":
+    from components.policy.tokens import TokenCounter
+
+    return TokenCounter(settings.model, chat=settings.task.start == "warm")
 
 
 def _data_settings(settings: Settings) -> dict[str, Any]:

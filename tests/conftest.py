@@ -23,3 +23,13 @@ def small_settings(*overrides: str) -> Settings:
 @pytest.fixture
 def project() -> Path:
     return PROJECT
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty tables, which take seconds to make; each test starts from a copy."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}")
+    return path

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from components.config import TaskSettings
 from components.data import finqa, hotpotqa, jsonl, musique, skills
-from components.data.example import Example
+from components.data.example import Example, Loaded
 from components.data.lengths import BATCH, Lengths, Tokens, fit, longest_prompt, statistics
 from components.data.noise import Answers, label_noise
 from components.data.reading import DUPLICATE_ID, DUPLICATE_PROMPT, Reader, digest
@@ -138,6 +138,23 @@ def load_split(folder: Path, name: str) -> Dataset:
     if not path.is_file():
         raise UserError(f"there is no {path}; prepare the data first.")
     return Dataset.from_file(str(path))
+
+
+def load_file(path: Path, settings: TaskSettings, tokens: Tokens, budget: int) -> Loaded:
+    """All questions of one raw file of the task, with the prompts of the start that is set; tokens, budget: as above.
+
+    Raises:
+        UserError: the file cannot be read, or holds no question that can be asked.
+    """
+    source = _scan(path, TASKS[settings.name].read)
+    whole = Split(source, set(range(len(source.keys))))
+    found, most = Lengths(), longest_prompt(settings, tokens.context, budget)
+    shorten = settings.long_prompts == "shorten"
+    kept = fit(_prompted(whole, settings, {}), tokens, most, shorten=shorten, sample=lambda _: False, found=found)
+    loaded = Loaded(list(kept), source.skipped + Counter({"prompt too long": found.too_long}))
+    if not loaded.examples:
+        raise UserError(f"nothing of {path} is left to ask: {_reasons(loaded.skipped)}; check the file.")
+    return loaded
 
 
 def example(row: Mapping[str, Any]) -> Example:
@@ -302,9 +319,13 @@ def _facts(split: Split) -> dict[str, Any]:
 
 def _nothing_left(name: str, split: Split) -> str:
     facts = _facts(split)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in facts["skipped"].items()) or "none"
     return (
-        f"nothing of {split.source.path} is left for the {name} split: {facts['present']} items, skipped: {reasons};"
+        f"nothing of {split.source.path} is left for the {name} split: {facts['present']} items,"
+        f" skipped: {_reasons(facts['skipped'])};"
         f" {facts['duplicates']} repeated, {split.shared.total()} sharing prompt, id or group with another split;"
         " check the file."
     )
+
+
+def _reasons(skipped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count) or "none"

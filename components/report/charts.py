@@ -19,7 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from components.config import Arm, Method
-from components.evaluation.metrics import Values
+from components.evaluation.metrics import Estimate, Values
 from components.report.results import ArmResults, Results
 from components.report.verdict import percent
 
@@ -206,6 +206,26 @@ def probe(results: Results) -> str:
     axes.set_xlabel("P of the untrained model")
     axes.set_ylabel("problems")
     return _svg(axes, "How often P of the untrained model has which size")
+
+
+@matplotlib.rc_context(STYLE)
+def versions(labels: Sequence[str], figures: Sequence[Mapping[str, Estimate]], names: Sequence[str]) -> str:
+    """A panel a figure (`maj@16`), in it a row a version: a dot and its 95% interval; nothing where there is none."""
+    margin, panel, gap, height = 150, 165, 22, 16 * len(labels) + 40
+    width = margin + len(names) * (panel + gap)
+    figure = Figure((width / 72, height / 72), facecolor="none")
+    size = (panel / width, (height - 40) / height)
+    panels = [figure.add_axes(((margin + n * (panel + gap)) / width, 22 / height, *size)) for n in range(len(names))]
+    for axes, name in zip(panels, names, strict=True):
+        for row, found in enumerate(figures):
+            if (estimate := found.get(name)) is not None:
+                axes.plot([estimate.low, estimate.high], [row, row], color=INK, linewidth=1.4, alpha=0.45)
+                axes.plot(estimate.value, row, "o", color=INK, markersize=4, clip_on=False)
+        highest = max([found[name].high for found in figures if name in found], default=1.0)
+        _percent_axis(axes.xaxis, limit := _nice_limit(highest))
+        axes.set(xlim=(0, limit), ylim=(len(labels) - 0.5, -0.5), yticks=range(len(labels)), title=name)
+        axes.set_yticklabels(labels if axes is panels[0] else [])
+    return _svg(panels[0], "Figures of every version with 95% intervals")
 
 
 def _axes(

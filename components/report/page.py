@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from components.report import verdict
 from components.report.results import Results, Samples, collect
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 ANSWER_PROBLEMS = 6  # whose answers are shown
 COMMITMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # whose escape times are shown, beside those of the arms
@@ -52,20 +56,10 @@ def write_report(build: Path, arms: Sequence[str], seeds: Sequence[int], out: Pa
 
 def render(results: Results) -> str:
     """The page. Equal results give equal bytes."""
-    # Both are slow to import, and whoever imports this module may have come for something else.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup  # slow to import, and whoever imports this module may have come for something else
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": verdict.percent, "interval": verdict.interval, "scientific": scientific}
     charts = {name: Markup(svg) for name, svg in _charts(results).items()}
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         results=results,
         headline=verdict.headline(results),
         rule=verdict.rule(results),
@@ -80,6 +74,21 @@ def render(results: Results) -> str:
         answers=answers(results),
         runs=[(number, arm, run) for number, arm in enumerate(results.ordered) for run in arm.runs],
     )
+
+
+def template(name: str) -> "Template":
+    """A page of this room, which escapes what it is given and refuses to leave anything out."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": verdict.percent, "interval": verdict.interval, "scientific": scientific}
+    return environment.get_template(name)
 
 
 def scientific(value: float) -> str:

@@ -7,47 +7,27 @@ version of a registered model (a number, tags, aliases): https://mlflow.org/docs
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from components.data.digest import dvc_md5
 from components.errors import UserError
+from components.tracking.card import card
 from components.tracking.store import Store, first_line, quoted
+from components.tracking.version import METRIC_TAG, STEP_TAG, WEIGHTS_TAG, Version, version_of
 
-STEP_TAG = "thaw.step"
 MODEL_TAG = "thaw.model_id"  # the open-source registry forgets which logged model a version was made from
-METRIC_TAG = "metric."  # a version has no metrics of its own
+EXAMPLES_TAG = "thaw.examples."  # of which examples the figures of a test set are
+TEST_SET = re.compile(r"[a-z0-9][a-z0-9_-]*")
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))")
-
-
-@dataclass(frozen=True)
-class Version:
-    """One registered checkpoint.
-
-    run_id, step: where it was made; empty and None for a version that was registered by other means.
-    created: in UTC.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float]
-    run_id: str
-    step: int | None
-    created: datetime
-
-    @property
-    def reference(self) -> str:
-        return f"{self.name}/{self.version}"
 
 
 @dataclass(frozen=True)
@@ -65,12 +45,15 @@ class Registry:
         step: int,
         tags: Mapping[str, str],
         metrics: Mapping[str, float],
+        lineage: Mapping[str, str] | None = None,
     ) -> Version:
-        """Store the files of a folder and make them a version of the registered model `name`.
+        """Store the files of a folder and make them a version of the registered model `name`, with a card.
 
         A resumed run comes past the same steps again: what was registered under this name, run and step is returned
         as it is. The tags also become parameters of the logged model, so that the UI can filter and sort by them, and
         the metrics are logged at `step` for the run as well.
+
+        lineage: more tags, which say what the version was made from; see `runs.Run`.
 
         Raises:
             UserError: the folder holds no files, or the store is away or refuses the files.
@@ -88,19 +71,87 @@ class Registry:
         self.store.call(self.store.client.log_outputs, run_id, [LoggedModelOutput(model.model_id, step)])
         all_tags = {
             **tags,
+            **(lineage or {}),
+            WEIGHTS_TAG: dvc_md5(folder),
             STEP_TAG: str(step),
             MODEL_TAG: model.model_id,
             **{METRIC_TAG + key: repr(float(value)) for key, value in metrics.items()},
         }
         with self.store.lock:
-            return self.store.call(self._create_version, name, model, run_id, step, all_tags)
+            version = self.store.call(self._create_version, name, model, run_id, step, all_tags)
+        self._describe(version)
+        return version
 
-    def add_metrics(self, name: str, version: int, metrics: Mapping[str, float]) -> None:
-        """Put figures on a version that is registered already, such as those of the test split."""
-        for key, value in metrics.items():
-            self.store.call(
-                self.store.client.set_model_version_tag, name, str(version), METRIC_TAG + key, repr(float(value))
+    def add_evaluation(
+        self, version: Version, test_set: str, folder: Path, figures: Mapping[str, float], examples: str
+    ) -> Version:
+        """Keep an evaluation with a version: the files of `folder` with its run, the figures as `test_set`/figure.
+
+        examples: a digest of the examples, so that a test set's name means one set of examples for ever.
+
+        Raises:
+            UserError: as `check_test_set` does.
+        """
+        self.check_test_set(version, test_set, examples)
+        client, call = self.store.client, self.store.call
+        values = {f"{test_set}/{name}": float(value) for name, value in figures.items()}
+        # The files first: a version that shows figures has the samples behind them.
+        call(client.log_artifacts, version.run_id, str(folder), _evaluation_path(version, test_set))
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, version.step or 0) for name, value in values.items()]
+        call(client.log_batch, version.run_id, metrics=metrics)
+        tags = {METRIC_TAG + name: repr(value) for name, value in values.items()}
+        return self.set_tags(version, tags | {EXAMPLES_TAG + test_set: examples})
+
+    def check_test_set(self, version: Version, test_set: str, examples: str) -> None:
+        """Whether `add_evaluation` would take these.
+
+        Raises:
+            UserError: the version has figures of other examples under this name, the name is none, or nobody knows
+                which run made the version.
+        """
+        if not TEST_SET.fullmatch(test_set):
+            raise UserError(f"'{test_set}' cannot name a test set; write small letters, digits, - and _.")
+        if version.tags.get(EXAMPLES_TAG + test_set, examples) != examples:
+            raise UserError(
+                f"{version.reference} has figures of other examples under the name '{test_set}';"
+                " choose another with --record."
             )
+        if not version.run_id:
+            raise UserError(f"{version.reference} was registered without a run, which would keep its evaluations.")
+
+    def evaluation(self, version: Version, test_set: str, folder: Path) -> Path:
+        """Fetch the files of an evaluation into `folder`.
+
+        Raises:
+            UserError: the version was not evaluated on this test set, or the files are gone.
+        """
+        if EXAMPLES_TAG + test_set not in version.tags:
+            raise UserError(
+                f"{version.reference} was not evaluated on '{test_set}';"
+                f" `thaw evaluate {version.reference} --record {test_set}` does it."
+            )
+        path = _evaluation_path(version, test_set)
+        try:
+            return Path(self.store.call(self.store.client.download_artifacts, version.run_id, path, str(folder)))
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"the samples of {version.reference} on '{test_set}' are gone: {first_line(error)}"
+            ) from error
+
+    def set_tags(self, version: Version, tags: Mapping[str, str]) -> Version:
+        """Put tags on a version, and write its card anew."""
+        client, call = self.store.client, self.store.call
+        for key, value in tags.items():
+            call(client.set_model_version_tag, version.name, str(version.version), key, value)
+        changed = self.find(version.reference)
+        self._describe(changed)
+        return changed
+
+    def _describe(self, version: Version) -> None:
+        self.store.call(
+            self.store.client.update_model_version, version.name, str(version.version), description=card(version)
+        )
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Let `name@alias` mean this version, and no longer the one it meant before.
@@ -114,6 +165,10 @@ class Registry:
             self.store.call(self.store.client.set_registered_model_alias, name, alias, str(version))
         except MlflowException as error:
             raise UserError(f"'{alias}' cannot be an alias of {name}: {first_line(error)}") from error
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Let `name@alias` mean nothing, as it may already do."""
+        self.store.call(self.store.client.delete_registered_model_alias, name, alias)
 
     def set_best(self, name: str, metric: str) -> None:
         """Let `name@best` mean the version with the highest value of `metric`; of equal ones the newest."""
@@ -208,7 +263,7 @@ class Registry:
         # The files' own address, not "models:/<id>": MLflow's SQL store looks the latter up in the tracking URI of the
         # process instead of its own.
         source = model.artifact_location
-        return _version(
+        return version_of(
             client.create_model_version(name, source, run_id, tags, await_creation_for=0, model_id=model.model_id), {}
         )
 
@@ -225,7 +280,7 @@ class Registry:
             found += page
         # A search leaves the aliases out; the registered model knows them.
         aliases = {name: call(client.get_registered_model, name).aliases for name in {item.name for item in found}}
-        versions = [_version(item, aliases[item.name]) for item in found]
+        versions = [version_of(item, aliases[item.name]) for item in found]
         return sorted(versions, key=lambda version: (version.name, version.version))
 
     def _files(self, version: Version, destination: Path | None) -> Path:
@@ -237,6 +292,8 @@ class Registry:
             )
             if not any(folder.iterdir()):
                 raise FileNotFoundError(source)
+            if version.tags.get(WEIGHTS_TAG, found := dvc_md5(folder)) != found:
+                raise OSError(f"their digest is {found} and not {version.tags[WEIGHTS_TAG]}")
         except (MlflowException, OSError) as error:
             raise UserError(
                 f"the files of {version.reference} cannot be read from {source}: {first_line(error)}"
@@ -244,16 +301,5 @@ class Registry:
         return folder
 
 
-def _version(item: ModelVersion, aliases: Mapping[str, str]) -> Version:
-    tags = {key: value for key, value in item.tags.items() if not key.startswith(METRIC_TAG)}
-    figures = {key: float(value) for key, value in item.tags.items() if key.startswith(METRIC_TAG)}
-    return Version(
-        name=item.name,
-        version=int(item.version),
-        aliases=tuple(sorted(alias for alias, version in aliases.items() if int(version) == int(item.version))),
-        tags=tags,
-        metrics={key.removeprefix(METRIC_TAG): value for key, value in figures.items()},
-        run_id=item.run_id or "",
-        step=int(tags[STEP_TAG]) if STEP_TAG in tags else None,
-        created=datetime.fromtimestamp(item.creation_timestamp / 1000, UTC),
-    )
+def _evaluation_path(version: Version, test_set: str) -> str:
+    return f"evaluations/{version.name}-{version.version}/{test_set}"

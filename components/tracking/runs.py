@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +21,16 @@ from typing import Any, Self
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from components.errors import UserError
-from components.tracking.registry import Registry, Version
+from components.tracking.lineage import LINEAGE, Lineage
+from components.tracking.registry import Registry
 from components.tracking.store import LONGEST_PAUSE, Store, first_line, is_outage, open_store, quoted, shown
+from components.tracking.version import Version
 
 SWEEP_TAG = "thaw.sweep"
-DIRTY_TAG = "thaw.git.dirty"
 FLUSH_SECONDS = 3.0  # how old a metric may get before it is sent
 METRIC_NAME = re.compile(r"[\w/.\- ]+")
 
@@ -42,14 +42,18 @@ def connect(root: Path, *, timeout: float = 30.0, patience: float = 300.0) -> "T
         UserError: no server answers, or the store cannot be used.
     """
     store = open_store(root, timeout=timeout, patience=patience)
-    return Tracker(root, store, Registry(store))
+    return Tracker(root, Path.cwd() / "dvc.lock", store, Registry(store))
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """The runs and, in `registry`, the registered models of a project."""
+    """The runs and, in `registry`, the registered models of a project.
+
+    lock: of the build that the runs belong to; it need not exist.
+    """
 
     root: Path
+    lock: Path
     store: Store
     registry: Registry
 
@@ -71,12 +75,6 @@ class Tracker:
             if made in others:  # another machine, which the lock does not bind, was first
                 call(client.delete_run, made)
             return first
-
-    def log_figures(self, run_id: str, figures: Mapping[str, float], *, step: int) -> None:
-        """Add figures to a run that has ended, such as those of the test split."""
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value in figures.items()]
-        self.store.call(self.store.client.log_batch, run_id, metrics=metrics)
 
     def run(
         self,
@@ -102,9 +100,9 @@ class Tracker:
             run_id = call(client.create_run, self.store.experiment_id, run_name=name).info.run_id
         else:
             run_id = self._reopen(resume)
-        all_tags = {**(tags or {}), **git_tags(self.root)}
-        if parent is not None:
-            all_tags[MLFLOW_PARENT_RUN_ID] = parent
+        lineage = Lineage.found(self.root, self.lock)
+        origin = lineage.tags | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent})
+        all_tags = {**(tags or {}), **origin}
         try:
             call(
                 client.log_batch,
@@ -116,7 +114,9 @@ class Tracker:
             if resume is None or error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             raise UserError(f"run {resume} cannot be resumed with other settings: {first_line(error)}") from error
-        return Run(run_id, self.store, self.registry)
+        for name, text in lineage.files.items():
+            call(client.log_text, run_id, text, f"{LINEAGE}/{name}")
+        return Run(run_id, origin, self.store, self.registry)
 
     def _reopen(self, run_id: str) -> str:
         try:
@@ -149,8 +149,9 @@ class Run:
     resumed.
     """
 
-    def __init__(self, run_id: str, store: Store, registry: Registry):
+    def __init__(self, run_id: str, origin: Mapping[str, str], store: Store, registry: Registry):
         self.id = run_id
+        self._origin = origin  # what it is made from, for the versions it registers
         self._store = store
         self._registry = registry
         self._writer = _Writer(lambda batch: store.client.log_batch(run_id, metrics=batch))
@@ -198,7 +199,9 @@ class Run:
         self, folder: Path, name: str, *, step: int, tags: Mapping[str, str], metrics: Mapping[str, float]
     ) -> Version:
         """Make a checkpoint a version of the registered model `name`; see `Registry.register`."""
-        return self._registry.register(folder, name, run_id=self.id, step=step, tags=tags, metrics=metrics)
+        return self._registry.register(
+            folder, name, run_id=self.id, step=step, tags=tags, metrics=metrics, lineage=self._origin
+        )
 
     def flush(self, limit: float = 5.0) -> None:
         """Wait until the store has all metrics, but at most `limit` seconds: what is left is sent later.
@@ -307,21 +310,3 @@ def flat(nested: Mapping[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-def git_tags(root: Path) -> dict[str, str]:
-    """The commit of the folder `root` and whether files changed since; nothing outside a git repository."""
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain")
-    if commit is None or changes is None:
-        return {}
-    return {MLFLOW_GIT_COMMIT: commit, DIRTY_TAG: "true" if changes else "false"}
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -34,6 +34,7 @@ from components.training.checkpoint import (
 from components.training.trainer import Group, Trainer
 
 RECORD = "train.json"
+NOT_OF_A_RUN = {"arms", "seeds", "probe", "promote", "sweep", "teaching"}  # settings that no run depends on
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def train(
 
 def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:
     return {
-        "settings": settings.model_dump(mode="json", exclude={"arms", "seeds", "probe", "sweep", "teaching"}),
+        "settings": settings.model_dump(mode="json", exclude=NOT_OF_A_RUN),
         "arm": arm.name,
         "seed": seed,
         "data": dvc_md5(data),
@@ -140,9 +141,7 @@ class _ArmRun:
     def _tracked(self, tracker: Tracker) -> Run:
         """The MLflow run of this arm and seed: a new one, or the one that was interrupted."""
         settings, identity = self.settings, self.state.identity
-        parent = tracker.sweep(
-            f"{settings.task.name}-{settings.task.start}", settings.digest(without=("arms", "seeds", "sweep"))
-        )
+        parent = tracker.sweep(*settings.sweep_name())
         run = tracker.run(
             f"{self.arm.name}-seed{self.seed}",
             parent=parent,

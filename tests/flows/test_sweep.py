@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.data.digest import dvc_md5
-from components.tracking.registry import Version
+from components.tracking.version import Version
 from tasks.build import Build
 from tests.flows.conftest import Swept
 from tests.flows.scratch import Scratch, built_in

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from components.tracking.runs import Tracker, connect
 
@@ -13,14 +12,6 @@ from components.tracking.runs import Tracker, connect
 def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")  # for the processes that tests start
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's empty tables, which take seconds to make; each test starts from a copy."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import UserError
-from components.tracking.registry import Version
 from components.tracking.runs import Tracker, connect
+from components.tracking.version import Version
 
 TAGS = {"estimator": "garl", "q": "0.75", "task": "skills"}
 
@@ -108,6 +108,52 @@ def test_bad_aliases_and_folders_are_refused(tracker: Tracker, version: Version,
         tracker.registry.set_alias("thaw-skills", "best", 7)
     with tracker.run("arm") as run, pytest.raises(UserError, match="no checkpoint to register"):
         run.register(tmp_path / "missing", "thaw-skills", step=1, tags={}, metrics={})
+
+
+def test_the_card_says_what_a_version_is(tracker: Tracker, version: Version) -> None:
+    def described() -> str:
+        return str(tracker.store.client.get_model_version("thaw-skills", "1").description)
+
+    first = described()
+    assert first.startswith("**garl-q0.75** on skills")
+    assert "| validation | 30.0 |" in first
+    assert f"- run: `{version.run_id}`" in first
+    assert f"- weights (md5): `{version.tags['thaw.weights_md5']}`" in first
+    tracker.registry.set_tags(version, {"metric.test/maj_at_16": "0.5", "metric.test/maj_at_16_low": "0.25",
+                                        "metric.test/maj_at_16_high": "0.75"})  # fmt: skip
+    assert "| test | 50.0 [25.0, 75.0] |" in described()
+
+
+def test_an_evaluation_is_kept_with_its_version(tracker: Tracker, version: Version, tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "samples.jsonl").write_text("{}\n")
+    registry = tracker.registry
+    with pytest.raises(UserError, match="thaw-skills/1 was not evaluated on 'test'; `thaw evaluate thaw-skills/1"):
+        registry.evaluation(version, "test", tmp_path)
+    evaluated = registry.add_evaluation(version, "test", folder, {"maj_at_16": 0.5}, "digest")
+    assert evaluated == registry.find("thaw-skills/1")
+    assert evaluated.metrics == {"validation/maj_at_16": 0.1 + 0.2, "test/maj_at_16": 0.5}
+    assert tracker.store.client.get_run(version.run_id).data.metrics["test/maj_at_16"] == 0.5
+    assert contents(registry.evaluation(evaluated, "test", tmp_path)) == contents(folder)
+
+    (folder / "samples.jsonl").write_text("[]\n")
+    again = registry.add_evaluation(evaluated, "test", folder, {"maj_at_16": 0.25}, "digest")
+    assert again.metrics["test/maj_at_16"] == 0.25
+    assert contents(registry.evaluation(again, "test", tmp_path)) == contents(folder)
+    with pytest.raises(UserError, match="has figures of other examples under the name 'test'"):
+        registry.add_evaluation(again, "test", folder, {"maj_at_16": 1.0}, "another digest")
+    with pytest.raises(UserError, match="'a/b' cannot name a test set"):
+        registry.add_evaluation(again, "a/b", folder, {}, "digest")
+    shutil.rmtree(tracker.root / "mlartifacts" / "thaw" / version.run_id)
+    with pytest.raises(UserError, match="the samples of thaw-skills/1 on 'test' are gone"):
+        registry.evaluation(again, "test", tmp_path)
+
+
+def test_changed_files_are_not_taken_for_the_model(tracker: Tracker, version: Version) -> None:
+    (tracker.registry.download(version.reference) / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"the files of thaw-skills/1 cannot be read .* their digest is"):
+        tracker.registry.download(version.reference)
 
 
 def test_lost_files_are_said_plainly(tracker: Tracker, version: Version) -> None:

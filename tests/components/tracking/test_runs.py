@@ -1,5 +1,6 @@
 """Runs under a sweep, their metrics, and what happens when one ends badly, goes on, or loses its server."""
 
+import hashlib
 import math
 import os
 import signal
@@ -9,13 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 
 from components.errors import UserError
-from components.tracking.runs import Tracker, connect, flat, git_tags
+from components.tracking.lineage import Lineage
+from components.tracking.runs import Tracker, connect, flat
 
 
 def history(tracker: Tracker, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -140,19 +143,33 @@ def test_artifacts_and_tables_are_kept_in_the_project(tracker: Tracker, checkpoi
     assert (folder / "answers.csv").read_text() == 'id,answer\n1,a\n2,"b, ""c"""\n'
 
 
-def test_the_commit_is_noted(tracker: Tracker) -> None:
+def test_what_a_run_is_made_from_is_noted(tracker: Tracker, checkpoint: Path) -> None:
     root = tracker.root
-    assert git_tags(root.parent) == {}
+    assert Lineage.found(root.parent, root / "dvc.lock") == Lineage({}, {})
     git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (root / ".gitignore").write_text("mlflow.db*\nmlartifacts\n")
+    (root / "code.py").write_text("before\n")
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *command], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert git_tags(root) == {"mlflow.source.git.commit": commit, "thaw.git.dirty": "false"}
-    (root / "new.py").write_text("")
-    with tracker.run("arm") as run:
-        pass
-    tags = tracker.store.client.get_run(run.id).data.tags
-    assert (tags["mlflow.source.git.commit"], tags["thaw.git.dirty"]) == (commit, "true")
+    (root / "dvc.lock").write_text("schema: '2.0'\n")  # the build's own record is no change of the code
+    with replace(tracker, lock=root / "dvc.lock").run("arm") as run:
+        clean = run.register(checkpoint, "thaw-skills", step=1, tags={}, metrics={})
+    (root / "code.py").write_text("after\n")
+    with tracker.run("arm", parent=run.id) as run:
+        changed = run.register(checkpoint, "thaw-skills", step=1, tags={}, metrics={})
+    expected = {"mlflow.source.git.commit": commit, "thaw.git.dirty": "false"}
+    lock = (root / "dvc.lock").read_bytes()
+    assert expected.items() <= clean.tags.items()
+    assert clean.tags["thaw.dvc_lock_md5"] == hashlib.md5(lock).hexdigest()
+    assert changed.tags["thaw.git.dirty"] == "true"
+    assert changed.tags["mlflow.parentRunId"] == clean.run_id
+    assert "thaw.dvc_lock_md5" not in changed.tags
+    for version, tags in ((clean, expected), (changed, {**expected, "thaw.git.dirty": "true"})):
+        assert tags.items() <= tracker.store.client.get_run(version.run_id).data.tags.items()
+    files = root / "mlartifacts" / "thaw"
+    assert (files / clean.run_id / "artifacts/lineage/dvc.lock").read_bytes() == lock
+    assert "-before\n+after\n" in (files / changed.run_id / "artifacts/lineage/changes.diff").read_text()
 
 
 def test_settings_are_flattened_with_dots() -> None:

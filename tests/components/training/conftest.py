@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mlflow import MlflowClient
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from components.policy.model import load_model
@@ -66,14 +65,6 @@ def new_policy(policy_folder: Path) -> Callable[[], PreTrainedModel]:
 def plain_policy() -> PreTrainedModel:
     """The same weights in Transformers' model as it is."""
     return build_policy()
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's empty tables, which take seconds to make; each test starts from a copy."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""The options that several commands share."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Params = Annotated[Path, typer.Option("--params", help="The settings file.", show_default=True)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting; may be repeated.")
+]
+TestData = Annotated[
+    Path | None, typer.Option("--data", help="A folder `thaw prepare` wrote, or a raw file; build/data otherwise.")
+]
+
+PARAMS = Path("params.yaml")
+BUILD = Path("build")
+
+
+def quiet_prefect() -> None:
+    """Before Prefect is imported: lines that name the step and what it says, and nothing sent anywhere."""
+    line = "%(asctime)s | {} | %(message)s"
+    for name, value in {
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": line.format("%(flow_name)s"),
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": line.format("%(task_run_name)s"),
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)

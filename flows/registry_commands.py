@@ -1,0 +1,129 @@
+"""The commands around the model registry: compare, promote, lineage, evaluate-registry."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.config import load_settings
+from flows.options import PARAMS, Overrides, Params, TestData, quiet_prefect
+
+Model = Annotated[str, typer.Argument(help="A registered version: NAME/3 or NAME@ALIAS.")]
+
+
+def compare(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Registered versions, NAME/3 or NAME@ALIAS; all of them if none is named."),
+    ] = None,
+    on: Annotated[str, typer.Option(help="The test set, by the name its figures were recorded under.")] = "test",
+    page: Annotated[Path | None, typer.Option(help="An HTML file for table and chart.")] = None,
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Compare registered checkpoints: their figures with intervals, and how sure it is that one is better.
+
+    Where several are named, the differences of the others from the first are taken in pairs, problem by problem.
+
+    [dim]thaw compare                                every registered checkpoint
+    thaw compare thaw-skills/3 thaw-skills/21   these two, and their difference
+    thaw compare --page comparison.html         table and chart as a page[/dim]
+    """
+    from rich.console import Console
+
+    from components.report.comparison import write_page
+    from components.report.tables import comparison_table
+    from tasks.evaluation import registry
+    from tasks.registry import compare_versions, named_versions, page_rows, versions_table
+
+    found = registry()
+    versions = named_versions(found, models or [])
+    console = Console()
+    console.print(versions_table(versions, on))
+    comparisons = {}
+    if models:
+        settings = load_settings(params, overrides or []).evaluation
+        first, *others = versions
+        for other in others:
+            comparisons[other.reference] = compare_versions(found, first, other, on, settings)
+            console.print(comparison_table(comparisons[other.reference], first.reference, other.reference))
+    if page is not None:
+        write_page(page, on, *page_rows(versions, on), versions[0].reference, comparisons)
+        typer.echo(f"page: {page}")
+
+
+def promote(
+    model: Model,
+    undo: Annotated[bool, typer.Option("--undo", help="Give the title back to the champion before.")] = False,
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Make a version champion if it is better than the present one, by a margin that is no accident; say why (not).
+
+    Both answered the same problems. The gain in maj@k must reach promote.margin, its 95% interval must lie above zero,
+    and on no other test set that the champion was evaluated on may the version be worse. Ends with status 1 if it stays
+    as it is.
+
+    [dim]thaw promote thaw-skills@best
+    thaw promote thaw-skills --undo[/dim]
+    """
+    from tasks import registry
+    from tasks.evaluation import registry as open_registry
+
+    if undo:
+        typer.echo(registry.undo_promotion(open_registry(), model))
+        return
+    settings = load_settings(params, overrides or [])
+    outcome = registry.promote(open_registry(), model, settings.promote, settings.evaluation)
+    typer.echo(outcome.told)
+    if not outcome.promoted:
+        raise typer.Exit(1)
+
+
+def lineage(model: Model) -> None:
+    """Trace a version back to data and code, and look whether everything it names is there and is what it says.
+
+    Ends with status 1 if something is not.
+
+    [dim]thaw lineage thaw-skills@champion[/dim]
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from tasks.evaluation import registry
+    from tasks.lineage import State
+    from tasks.lineage import lineage as trace
+    from tasks.workspace import project_root
+
+    styles = {State.TRUE: "green", State.ABSENT: "yellow", State.FALSE: "bold red"}
+    found = registry()
+    facts = trace(found, model, project_root())
+    console = Console(soft_wrap=True)
+    console.print(escape(found.find(model).reference))
+    for fact in facts:
+        state = f"[{styles[fact.state]}]{fact.state:8}[/]"
+        console.print(f"  {fact.name:11}  {state}  {escape(fact.value)}  [dim]{escape(fact.note)}[/]")
+    if any(fact.state is State.FALSE for fact in facts):
+        raise typer.Exit(1)
+
+
+def evaluate_registry(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Registered versions; without any, champion, candidate and best.")
+    ] = None,
+    data: TestData = None,
+    split: Annotated[str, typer.Option(help="train, validation or test; of a prepared folder.")] = "test",
+    record: Annotated[str, typer.Option(help="The test set's name, under which the figures are kept.")] = "test",
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Score registered versions on a new test set, and keep figures and samples with them.
+
+    [dim]thaw evaluate-registry --data new.jsonl --record november
+    thaw compare --on november[/dim]
+    """
+    load_settings(params, overrides or [])
+    quiet_prefect()
+    from flows.registry import evaluate_registry as flow
+
+    flow(tuple(models or ()), data, record, split, params, tuple(overrides or ()))
