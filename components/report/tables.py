@@ -1,4 +1,4 @@
-"""The same figures for the terminal, as rich tables within 80 columns."""
+"""The same figures for the terminal, as rich tables within 100 columns, most within 80."""
 
 from rich.markup import escape
 from rich.table import Table
