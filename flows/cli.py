@@ -280,7 +280,9 @@ def _show_results(settings: Settings, folder: Path) -> None:
 
 
 def _show_figures(figures: dict[str, float], k: int) -> None:
-    for name in ("p_at_1", f"p_at_{k}", f"maj_at_{k}", "exact_at_1"):
+    for name in ("p_at_1", f"p_at_{k}", f"maj_at_{k}", "exact_at_1", "value_at_1"):
+        if name not in figures:
+            continue  # value_at_1 is FinQA's alone
         typer.echo(f"{name:>10}  {figures[name]:6.1%}  [{figures[name + '_low']:.1%}, {figures[name + '_high']:.1%}]")
 
 

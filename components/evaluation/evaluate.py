@@ -9,7 +9,7 @@ import numpy as np
 
 from components.config import EvaluationSettings, RolloutSettings
 from components.data.example import Example
-from components.evaluation.answers import exact, is_correct, normalize
+from components.evaluation.answers import exact, is_correct, normalize, same_value
 from components.evaluation.metrics import Estimate, bootstrap, majority, pass_at_k
 from components.policy.model import Codec
 from components.progress import progress
@@ -27,6 +27,7 @@ class Scored:
     exact: list[bool]  # by equality after normalisation
     vote: str  # the most frequent normalised answer
     vote_correct: bool
+    value: list[bool] | None = None  # by value and rounding; FinQA alone
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Evaluation:
     maj_at_k: Estimate  # the most frequent answer is right
     exact_at_1: Estimate  # p_at_1 by exact match
     scored: list[Scored]
+    value_at_1: Estimate | None = None  # p_at_1 by value; FinQA alone
 
     def figures(self) -> dict[str, float]:
         """The figures by their metric names, as fractions of 1, with `_low` and `_high` for the 95% interval."""
@@ -48,6 +50,8 @@ class Evaluation:
             f"maj_at_{self.k}": self.maj_at_k,
             "exact_at_1": self.exact_at_1,
         }
+        if self.value_at_1 is not None:
+            named["value_at_1"] = self.value_at_1
         return {
             name + suffix: value
             for name, estimate in named.items()
@@ -57,7 +61,9 @@ class Evaluation:
     def write(self, path: Path) -> None:
         """Write every example's samples as JSON Lines."""
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self.scored)
+            for item in self.scored:
+                known = {name: value for name, value in asdict(item).items() if value is not None}
+                file.write(json.dumps(known, ensure_ascii=False) + "\n")
 
 
 def evaluate(
@@ -97,6 +103,7 @@ def score(example: Example, answers: list[str], task: str) -> Scored:
         exact=[exact(answer, example.answers, task) for answer in answers],
         vote=votes[elected],
         vote_correct=correct[elected],
+        value=[same_value(answer, example.answers) for answer in answers] if task == "finqa" else None,
     )
 
 
@@ -109,6 +116,9 @@ def summarize(scored: list[Scored], settings: EvaluationSettings) -> Evaluation:
         "maj_at_k": np.array([item.vote_correct for item in scored], dtype=np.float64),
         "exact_at_1": np.array([item.exact for item in scored]).mean(1),
     }
+    values = [item.value for item in scored if item.value is not None]
+    if values:
+        by_example["value_at_1"] = np.array(values).mean(1)
     estimates = {
         name: bootstrap(values, resamples=settings.bootstrap, seed=settings.seed) for name, values in by_example.items()
     }

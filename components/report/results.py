@@ -35,11 +35,14 @@ class Figures:
     p_at_k: Estimate
     maj_at_k: Estimate
     exact_at_1: Estimate
+    value_at_1: Estimate | None = None  # FinQA alone: p_at_1 with numbers compared by value
 
     @classmethod
     def read(cls, figures: Mapping[str, float], k: int) -> "Figures":
         """From metric names: `maj_at_16`, `maj_at_16_low`, `maj_at_16_high` and so on."""
         names = {"p_at_1": "p_at_1", "p_at_k": f"p_at_{k}", "maj_at_k": f"maj_at_{k}", "exact_at_1": "exact_at_1"}
+        if "value_at_1" in figures:
+            names["value_at_1"] = "value_at_1"
         return cls(
             **{
                 field: Estimate(figures[name], figures[f"{name}_low"], figures[f"{name}_high"])
@@ -52,7 +55,9 @@ class Figures:
         """The median over seeds of each figure and, as the interval of a typical seed, of its two ends."""
         medians = {}
         for field in cls.__dataclass_fields__:
-            estimates: list[Estimate] = [getattr(figures, field) for figures in seeds]
+            estimates: list[Estimate] = [found for figures in seeds if (found := getattr(figures, field)) is not None]
+            if not estimates:
+                continue
             value, low, high = (median(ends) for ends in zip(*map(astuple, estimates), strict=True))
             medians[field] = Estimate(value, low, high)
         return cls(**medians)
@@ -68,6 +73,7 @@ class Samples:
     exact: list[bool]
     vote: str
     vote_correct: bool
+    value: list[bool] | None = None
 
     @property
     def accuracy(self) -> float:
@@ -166,6 +172,8 @@ class Results:
         flat: dict[str, Any] = {}
         for name, estimate in named.items():
             flat |= {name: estimate.value, f"{name}_interval": [estimate.low, estimate.high]}
+        if figures.value_at_1 is not None:
+            flat["value_at_1"] = figures.value_at_1.value
         return flat | {"exact_at_1": figures.exact_at_1.value}
 
 

@@ -222,3 +222,28 @@ def test_every_gold_answer_and_alias_of_the_real_samples_is_right(
         assert all(exact(answer, example.answers, task) for answer in example.answers)
         assert task != "finqa" or same_value(example.answers[0], example.answers)
         assert not is_correct("", example.answers, task)
+
+
+# The table that users read
+
+README = Path(__file__).parents[3] / "components/evaluation/README.md"
+TABLE = [
+    [cell.strip() for cell in line.strip().strip("|").split("|")]
+    for line in README.read_text(encoding="utf-8").splitlines()
+    if re.match(rf"\| ({'|'.join(TASKS)}) \|", line)
+]
+
+
+def test_the_documented_table_has_rows_of_every_published_task() -> None:
+    assert {row[0] for row in TABLE} >= {"finqa", "hotpotqa", "musique", "jsonl"}
+    assert len(TABLE) >= 35
+
+
+@pytest.mark.parametrize("row", TABLE, ids=" ".join)
+def test_answers_are_scored_as_the_documentation_says(row: list[str]) -> None:
+    task, gold, sample, *said = row
+    answers = [text.strip("`") for text in gold.split(" or ")]
+    sampled = sample.strip("`")
+    found = [is_correct(sampled, answers, task), exact(sampled, answers, task)]
+    found += [same_value(sampled, answers) if task == "finqa" else None, exact_match(sampled, answers)]
+    assert [{True: "yes", False: "no", None: ""}[right] for right in found] == said

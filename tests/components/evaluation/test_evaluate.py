@@ -120,6 +120,19 @@ def test_an_answer_may_stand_in_a_longer_one_or_be_an_alias_but_is_exact_alone(c
     assert (result.p_at_1.value, result.exact_at_1.value) == (0.75, 0.5)
 
 
+def test_finqas_numbers_are_also_compared_by_value(codec: Codec, tmp_path: Path) -> None:
+    engine = Chosen(codec, {"q?": ["34.7%", "0.347", "34.72 percent", "34.7"], "y?": ["yes", "Yes.", "no", ""]})
+    examples = [example("q", "34.7%"), example("y", "yes")]
+    result = evaluate(engine, codec, examples, "finqa", rollout_settings(), settings())
+    assert [item.value for item in result.scored] == [[True, True, True, False], [True, True, False, False]]
+    assert [item.exact for item in result.scored] == [[True, False, False, False], [True, True, False, False]]
+    figures = result.figures()
+    assert (figures["value_at_1"], figures["exact_at_1"]) == (5 / 8, 3 / 8)
+    assert figures["value_at_1_low"] <= 5 / 8 <= figures["value_at_1_high"]
+    result.write(tmp_path / "samples.jsonl")
+    assert json.loads((tmp_path / "samples.jsonl").read_text().splitlines()[0])["value"] == [True, True, True, False]
+
+
 def test_votes_for_equal_answers_of_different_looks_are_counted_together(codec: Codec) -> None:
     engine = Chosen(codec, {"q?": ["a:2", "A:1", "a:1", "a:2 "]})
     result = run(engine, codec, [example("q", "a:1")])

@@ -11,6 +11,7 @@ from rich.console import Console
 from components.errors import UserError
 from components.evaluation.compare import compare
 from components.evaluation.metrics import Estimate
+from components.report.page import render
 from components.report.results import Figures, Results, collect, read_samples
 from components.report.tables import comparison_table, results_table
 
@@ -49,6 +50,20 @@ def test_collect_reads_what_the_steps_wrote(results: Results, build: Path) -> No
     assert run.checkpoint == "build/train/garl-q1/2/final"
     assert np.isneginf(results.probe.log_p).sum() == 1
     assert results.base.maj_at_k.value == 0
+
+
+def test_finqas_figure_by_value_is_reported_where_there_is_one(results: Results, build: Path) -> None:
+    assert "value_at_1" not in results.rows()[0]
+    assert "value@1" not in render(results)
+    for path in [*build.glob("evaluate/*/*/evaluation.json"), build / "probe/probe.json"]:
+        record = json.loads(path.read_text())
+        figures = record["base" if "base" in record else "figures"]
+        figures |= {"value_at_1": 0.25, "value_at_1_low": 0.125, "value_at_1_high": 0.5}
+        path.write_text(json.dumps(record))
+    found = collect(build, ARMS, [0, 1, 2])
+    assert found.arms[0].figures.value_at_1 == Estimate(0.25, 0.125, 0.5)
+    assert {row["value_at_1"] for row in found.rows()} == {0.25}
+    assert "value@1" in render(found)
 
 
 def test_curves_keep_gaps_and_missing_columns(results: Results) -> None:
