@@ -193,6 +193,8 @@ class SweepSettings(Section):
     """How the arms of a sweep are run."""
 
     parallel: Positive  # arms at the same time
+    retries: Annotated[int, Field(ge=0)]  # of a stage that was killed, hung, or lost its engine
+    timeout_minutes: Annotated[float, Field(gt=0)]  # a stage that says nothing for so long hangs
 
 
 class PromoteSettings(Section):

@@ -1,4 +1,7 @@
-"""The one exception a user is meant to read."""
+"""The two exceptions that say what to do: mend something, or try again."""
+
+USER_ERROR = 2  # the exit statuses of a command that has raised one of them
+TEMPORARY_ERROR = 75  # as in BSD's sysexits
 
 
 class UserError(Exception):
@@ -6,3 +9,7 @@ class UserError(Exception):
 
     The command line prints the sentence alone; any other exception is a defect and keeps its traceback.
     """
+
+
+class TemporaryError(Exception):
+    """Something outside the program gave way, and the same call may succeed when it is made again; one sentence."""

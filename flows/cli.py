@@ -3,15 +3,17 @@
 Heavy libraries are imported by the command that needs them, so that `thaw --help` answers at once.
 """
 
+import errno
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from components.config import Arm, Settings, load_settings
-from components.errors import UserError
+from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from flows import registry_commands
 from flows.options import BUILD, PARAMS, Overrides, Params, TestData, quiet_prefect
 
@@ -59,16 +61,28 @@ def sweep(
     settings = load_settings(params, overrides or [])
     folder = open_workspace(settings, params, overrides or [], name)
     quiet_prefect()
+    from flows.serve import with_server
     from flows.sweep import StageFailed, q_sweep
 
-    # Left alone it would kill this process before Prefect has ended its temporary server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        q_sweep(folder)
+        with with_server():
+            q_sweep(folder / PARAMS)
     except StageFailed as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     _show_results(settings, folder)
+
+
+@app.command()
+def serve(port: Annotated[int, typer.Option(help="Of Prefect's UI.")] = 4200) -> None:
+    """Serve the deployments of prefect.yaml on this machine: schedules, and runs on demand from Prefect's UI.
+
+    Starts a Prefect server (or takes the one that PREFECT_API_URL names) and workers, until interrupted.
+    """
+    quiet_prefect()
+    from flows.serve import serve as run_server
+
+    run_server(port)
 
 
 @app.command()
@@ -231,12 +245,44 @@ app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one sentence, everything else a traceback."""
+    """Run the command line; what a user can mend is one sentence, everything else a traceback.
+
+    A signal to end, or a terminal that closes, lets the command end in order: MLflow and Prefect are told.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except UserError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
+        sys.exit(USER_ERROR)
+    except TemporaryError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(TEMPORARY_ERROR)
+    except Exception as error:
+        if (lacking := _what_lacks(error)) is None:
+            raise
+        traceback.print_exc()
+        typer.secho(f"error: {lacking}", fg="red", err=True)
+        sys.exit(USER_ERROR)
+
+
+def _what_lacks(error: Exception) -> str | None:
+    """Of an error that trying again would only repeat: what the machine ran out of, and the cure."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "OutOfMemory" in text or "can't allocate memory" in text:
+        return (
+            "out of memory; lower train.micro_batch_tokens, rollout.batch_rollouts or sweep.parallel."
+            f" ({' '.join(str(error).split())[:200]})"
+        )
+    if (
+        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or "No space left" in text
+        or "disk is full" in text
+    ):
+        return f"the disk is full; make room and run again, finished work is kept. ({' '.join(text.split())[:200]})"
+    return None
 
 
 def _prepared(split: str, facts: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ def quiet_prefect() -> None:
         "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": line.format("%(task_run_name)s"),
         "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "DO_NOT_TRACK": "1",
     }.items():
         os.environ.setdefault(name, value)

@@ -1,48 +1,107 @@
-"""The flows: one arm from data to figures, and the whole sweep with its report."""
+"""The flows: what precedes training, one arm from data to figures, a whole sweep with its report, sweeps over ranges.
 
+Each of them brings DVC stages up to date and runs what is stale, nothing else; run again after a failure it goes on.
+`params` and `changes` say which build is meant: params.yaml as it is means the project's own, anything else an
+experiment below experiments/, by `name` or by its settings.
+"""
+
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture, wait
 
-from components.config import Arm, Settings, load_settings
+from components.config import Arm, ArmName, Settings, load_settings
 from components.errors import UserError
-from tasks.stage import Slots, StageFailed, run_stage
+from flows.parameters import PARAMS, Changes
+from tasks.process import FlowEnded, Slots
+from tasks.stage import StageFailed, run_stage
+from tasks.workspace import open_workspace
+
+SAME = Changes()
+
+
+@flow(name="prepare")
+def prepare(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None) -> None:
+    """Make what all arms share: the data, the base model, and the probe of how often it is right."""
+    folder, settings = _open(params, changes, name)
+    with Slots(1) as slots:
+        for stage in ("prepare", "base", "probe"):
+            _stage(settings)(folder, stage, slots, settings.sweep)
 
 
 @flow(name="post_train", flow_run_name="{arm}-seed{seed}")
-def post_train(arm: str, seed: int = 0, folder: Path = Path()) -> None:
-    """Train one arm of a build's params.yaml with one seed, from raw data to held-out figures."""
-    settings = load_settings(folder / "params.yaml")
-    name = Arm.parse(arm).name
-    if name not in settings.arm_names or seed not in settings.seeds:
-        raise UserError(f"{folder / 'params.yaml'} has no arm {name} with seed {seed}; add them to arms and seeds.")
+def post_train(
+    arm: ArmName, seed: int = 0, params: Path = PARAMS, changes: Changes = SAME, name: str | None = None
+) -> None:
+    """Train one arm of a build with one seed, from raw data to held-out figures."""
+    folder, settings = _open(params, changes, name)
+    arm = Arm.parse(arm).name
+    if arm not in settings.arm_names or seed not in settings.seeds:
+        raise UserError(f"{folder / PARAMS} has no arm {arm} with seed {seed}; add them to arms and seeds.")
     with Slots(1) as slots:
-        for stage in ("prepare", "base", f"train@{name}-{seed}", f"evaluate@{name}-{seed}"):
-            run_stage(folder, stage, slots)
+        for stage in ("prepare", "base", f"train@{arm}-{seed}", f"evaluate@{arm}-{seed}"):
+            _stage(settings)(folder, stage, slots, settings.sweep)
 
 
 @flow(name="q_sweep")
-def q_sweep(folder: Path = Path()) -> None:
-    """Train and evaluate every arm with every seed, and report; only what is stale is run.
-
-    folder: the build, with params.yaml and dvc.yaml: the project, or one of its experiments.
+def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None) -> None:
+    """Train and evaluate every arm with every seed, and report.
 
     An arm that fails does not stop the others; the flow fails at the end and names it.
     """
-    settings = load_settings(folder / "params.yaml")
+    folder, settings = _open(params, changes, name)
     runs = [f"{arm}-{seed}" for seed in settings.seeds for arm in settings.arm_names]
-    with Slots(settings.sweep.parallel) as slots:
-        run_stage(folder, "prepare", slots)
-        run_stage(folder, "base", slots)
-        # All of training before any evaluation: a waiting evaluation must not take a thread from an arm.
-        trained = {run: run_stage.submit(folder, f"train@{run}", slots) for run in runs}
-        others = [run_stage.submit(folder, "probe", slots)]
-        others += [run_stage.submit(folder, f"evaluate@{run}", slots, wait_for=[done]) for run, done in trained.items()]
+    stage, limits = _stage(settings), settings.sweep
+    with Slots(limits.parallel) as slots:
+        stage(folder, "prepare", slots, limits)
+        stage(folder, "base", slots, limits)
+        # All of training before any evaluation: a waiting evaluation must not take a slot from an arm.
+        trained = {run: stage.submit(folder, f"train@{run}", slots, limits) for run in runs}
+        others = [stage.submit(folder, "probe", slots, limits)]
+        others += [
+            stage.submit(folder, f"evaluate@{run}", slots, limits, wait_for=[done]) for run, done in trained.items()
+        ]
         _raise_failures([*trained.values(), *others])
-        run_stage(folder, "report", slots)
+        stage(folder, "report", slots, limits)
     _publish(folder, settings)
+
+
+@flow(name="backfill")
+def backfill(
+    arms: list[ArmName] | None = None,
+    seeds: list[int] | None = None,
+    over: dict[str, list[Any]] | None = None,
+    params: Path = PARAMS,
+    changes: Changes = SAME,
+) -> None:
+    """Sweep over ranges: one sweep for each combination of settings in `over`, with these arms and seeds in each.
+
+    over: the values of each setting by its dotted name, {"task.start": ["cold", "warm"]}.
+
+    All of them are checked before the first begins; a sweep that fails does not stop the others.
+    """
+    over = over or {}
+    shared = changes & Changes(arms=arms, seeds=seeds)
+    sweeps = [shared & Changes.read(dict(zip(over, values, strict=True))) for values in product(*over.values())]
+    for one in sweeps:
+        load_settings(params, one.overrides())
+    states = [q_sweep(params, one, return_state=True) for one in sweeps]
+    for state in states:
+        state.result()
+
+
+def _open(params: Path, changes: Changes, name: str | None) -> tuple[Path, Settings]:
+    """The folder of the build that is meant, and its settings."""
+    overrides = changes.overrides()
+    folder = open_workspace(load_settings(params, overrides), params, overrides, name)
+    return folder, load_settings(folder / PARAMS)
+
+
+def _stage(settings: Settings):
+    return run_stage.with_options(retries=settings.sweep.retries)
 
 
 def _raise_failures(futures: list[PrefectFuture[str]]) -> None:
@@ -51,7 +110,7 @@ def _raise_failures(futures: list[PrefectFuture[str]]) -> None:
     # An evaluation whose arm failed has not ended, since it never began.
     ended = [future.result(raise_on_failure=False) for future in futures if future.state.is_final()]
     errors = [error for error in ended if isinstance(error, Exception)]
-    told = [error for error in errors if isinstance(error, (UserError, StageFailed))]
+    told = [error for error in errors if isinstance(error, (UserError, StageFailed, FlowEnded))]
     for error in told[1:]:
         get_run_logger().error("%s", error)
     for error in told or errors:

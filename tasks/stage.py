@@ -1,39 +1,51 @@
-"""One Prefect task a stage: run its command in a process group of its own, show what it says, record the result."""
+"""One Prefect task a stage: run its command under guard, show what it says and how far it is, record the result."""
 
 import fcntl
 import logging
 import os
+import re
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock, Semaphore, Thread
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from filelock import FileLock
 from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.tasks import Task
 
-from components.errors import UserError
-from tasks.build import Build
+from components.config import SweepSettings
+from components.errors import TEMPORARY_ERROR, USER_ERROR, UserError
+from tasks.build import Build, StaleStage
+from tasks.process import FlowEnded, Slots, Watch, programs_path
 from tasks.workspace import project_root
 
-USER_ERROR = 2  # the exit status of a command whose input or settings are bad
+RETRY_SECONDS = 10  # between a failure and the next attempt
+REAP_SECONDS = 60  # for what was killed to be gone
+PROGRESS_SECONDS = 5  # at most so often is a progress bar of Prefect's moved
+PERCENT = re.compile(r"(\d+)%\|")  # in the progress bars of components.progress
 
 
 class StageFailed(Exception):
     """A stage's command ended badly, for a reason other than its settings."""
 
 
+class StageLost(StageFailed):
+    """A stage's command was killed, hung, or lost something it needs: it may succeed when it is tried again."""
+
+
 class _TellInOneLine(logging.Filter):
     """Leaves out the traceback of what is no defect of the program."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], (UserError, StageFailed)):
+        if record.exc_info and isinstance(record.exc_info[1], (UserError, StageFailed, FlowEnded)):
             record.exc_info = None
         return True
 
@@ -42,71 +54,33 @@ for run_logger in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(run_logger).addFilter(_TellInOneLine())
 
 
-class Slots:
-    """How many stages run at the same time. On leaving, whatever still runs is ended and nothing is begun any more.
-
-    with Slots(2) as slots:
-        run_stage.submit(folder, "train@grpo-0", slots)
-    """
-
-    def __init__(self, number: int) -> None:
-        self._free = Semaphore(number)
-        self._lock = Lock()
-        self._running: set[subprocess.Popen[str]] = set()
-        self._left = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._left = True
-            for process in self._running:
-                _end_group(process)
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Wait for a free slot and hold it."""
-        with self._free:
-            self._refuse_when_left()
-            yield
-
-    @contextmanager
-    def running(self, command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """A shell command in a process group of its own; whatever happens, nothing of it is left running."""
-        with self._lock:
-            self._refuse_when_left()
-            process = subprocess.Popen(command, shell=True, text=True, start_new_session=True, **options)
-            self._running.add(process)
-        try:
-            yield process
-        finally:
-            _end_group(process)
-            with self._lock:
-                self._running.remove(process)
-
-    def _refuse_when_left(self) -> None:
-        if self._left:
-            raise StageFailed("the flow has ended")
+def _is_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    with suppress(Exception):
+        return isinstance(state.result(raise_on_failure=False), StageLost)
+    return False
 
 
-@task(task_run_name="{name}", cache_policy=NO_CACHE)
-def run_stage(folder: Path, name: str, slots: Slots) -> str:
+@task(task_run_name="{name}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_lost)
+def run_stage(folder: Path, name: str, slots: Slots, limits: SweepSettings) -> str:
     """Bring one DVC stage up to date; returns "built" or "up to date".
 
+    Tried again it goes on where it was: what a stage keeps beside its outputs (training's state/) outlives it.
+
     Raises:
-        UserError: the stage refused its input or settings.
-        StageFailed: its command failed, or the flow has ended.
+        UserError: the stage refused its input or settings, or found no memory or disk space.
+        StageLost: its command was killed, silent for too long, or lost what it depends on.
+        StageFailed: its command failed in another way.
+        FlowEnded: the flow has ended meanwhile.
     """
     logger = get_run_logger()
     build = Build(folder)
-    with slots.taken(), _held(folder, name) as note:
+    with slots.taken() as environment, _held(folder, name) as note:
         stale = build.begin(name)
         if stale is None:
             logger.info("up to date")
             return "up to date"
         started = time.monotonic()
-        _run(stale.command, folder, name, logger, slots, note)
+        _run(stale, folder, environment, slots, limits, note)
         build.commit(stale)
         logger.info("built in %.0f s", time.monotonic() - started)
     return "built"
@@ -114,57 +88,99 @@ def run_stage(folder: Path, name: str, slots: Slots) -> str:
 
 @contextmanager
 def _held(folder: Path, name: str) -> Iterator[TextIO]:
-    """Wait until no other flow runs this stage, and end what a flow that was killed has left of it.
+    """Wait until no other flow runs this stage, and end what is left of it where flow and guard were both killed.
 
-    Yields a note for the id of the stage's process group, which locks it as long as anything of the group lives.
+    Yields a note for the id of the stage's process group. Every process of the group keeps it locked, so that a locked
+    note names a living group, never another one that got the same id later.
     """
     root = project_root(folder)
     where = f"{folder.resolve().relative_to(root)}-{name}".replace("/", "-")
     path = root / ".dvc" / "tmp" / f"thaw-stage-{where}"
     with FileLock(f"{path}.lock"), path.open("a+", encoding="utf-8") as note:
-        try:
-            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + REAP_SECONDS
+        while not _locked(note):
             note.seek(0)
-            if group := note.read():
-                os.killpg(int(group), signal.SIGKILL)
-            fcntl.flock(note, fcntl.LOCK_EX)
+            if time.monotonic() > deadline:
+                raise StageFailed(f"processes of an earlier run of {name} (group {note.read()}) cannot be ended.")
+            with suppress(ValueError, ProcessLookupError):
+                os.killpg(int(note.read()), signal.SIGKILL)
+            time.sleep(0.1)
         note.truncate(0)
         yield note
 
 
-def _run(command: str, folder: Path, name: str, logger, slots: Slots, note: TextIO) -> None:
-    """Run a shell command and log its lines as they come."""
-    programs = str(Path(sys.executable).parent)  # where `thaw` lies, also when the environment is not activated
+def _locked(note: TextIO) -> bool:
+    try:
+        fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _run(
+    stage: StaleStage, folder: Path, environment: dict[str, str], slots: Slots, limits: SweepSettings, note: TextIO
+) -> None:
+    """Run a stage's command and log its lines as they come."""
+    logger = get_run_logger()
     options = {
         "cwd": folder,
-        "env": os.environ | {"PATH": programs + os.pathsep + os.environ["PATH"], "PYTHONUNBUFFERED": "1"},
-        "stdin": subprocess.DEVNULL,
+        "env": os.environ | environment | {"PATH": programs_path(), "PYTHONUNBUFFERED": "1"},
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
         "errors": "replace",
         "pass_fds": [note.fileno()],
     }
     last: deque[str] = deque(maxlen=20)
-    with slots.running(command, **options) as process:
+    bar = _Bar(stage.name)
+    with slots.running(stage.command, **options) as process:
         note.write(str(process.pid))
         note.flush()
-        # What the command leaves behind would keep its output open.
-        Thread(target=lambda: (process.wait(), _end_group(process)), daemon=True).start()
+        watch = Watch(process, limits.timeout_minutes)
         for line in process.stdout or ():
+            watch.heard()
             if line := line.strip():
                 last.append(line)
                 logger.info(line)
+                bar.read(line)
+        watch.stop()
         status = process.wait()
+    said = "; it last said:\n" + "\n".join(last) if last else "."
+    if watch.expired:
+        raise StageLost(f"stage {stage.name} said nothing for {limits.timeout_minutes:g} minutes and was ended{said}")
     if status == USER_ERROR:
-        raise UserError(
-            f"stage {name}: {last[-1].removeprefix('error: ')}" if last else f"stage {name} refused its settings."
-        )
+        raise UserError(f"stage {stage.name}: {last[-1].removeprefix('error: ') if last else 'refused its settings.'}")
+    if status < 0 or status > 128:
+        number = -status if status < 0 else status - 128
+        raise StageLost(f"stage {stage.name} was killed by signal {number}{said}")
+    if status == TEMPORARY_ERROR:
+        raise StageLost(f"stage {stage.name} lost something it needs{said}")
     if status != 0:
-        raise StageFailed(f"stage {name} ended with status {status}; it last said:\n" + "\n".join(last))
+        raise StageFailed(f"stage {stage.name} ended with status {status}{said}")
+    bar.finish()
 
 
-def _end_group(process: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+class _Bar:
+    """The progress bar of a stage's task in Prefect's UI, moved by the lines that the stage writes."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._id, self._moved = name, None, -PROGRESS_SECONDS
+
+    def read(self, line: str) -> None:
+        found = PERCENT.search(line)
+        if found and time.monotonic() > self._moved + PROGRESS_SECONDS:
+            self._move(float(found[1]))
+
+    def finish(self) -> None:
+        if self._id is not None:
+            self._move(100.0)
+
+    def _move(self, percent: float) -> None:
+        self._moved = time.monotonic()
+        if TaskRunContext.get() is None:
+            return
+        with suppress(Exception):  # a server that is away must not end training
+            if self._id is None:
+                key = "progress-" + re.sub(r"[^a-z0-9]+", "-", self._name.lower())
+                self._id = create_progress_artifact(percent, key=key, description=self._name)
+            else:
+                update_progress_artifact(self._id, percent)

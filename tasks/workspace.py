@@ -22,7 +22,7 @@ def project_root(start: Path | None = None) -> Path:
 
 
 def open_workspace(settings: Settings, params: Path, overrides: Sequence[str], name: str | None) -> Path:
-    """The folder whose build has these settings: the project for its own params.yaml, an experiment for any other.
+    """The folder whose build has these settings: that of a params.yaml beside a dvc.yaml, an experiment for any other.
 
     An experiment is a folder with params.yaml and dvc.yaml; opening it again finds its build as it was left. It
     shares DVC's cache, the data and the MLflow store with the project, and can be committed to git like any code.
@@ -33,8 +33,9 @@ def open_workspace(settings: Settings, params: Path, overrides: Sequence[str], n
     root = project_root()
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml; a sweep runs inside a clone of the project.")
-    if name is None and not overrides and params.resolve() == root / "params.yaml":
-        return root
+    beside = params.resolve().parent
+    if name is None and not overrides and params.name == "params.yaml" and (beside / "dvc.yaml").is_file():
+        return beside
     name = name or _name(settings, params)
     if Path(name).name != name or name == "..":
         raise UserError(f"--name {name}: write a plain folder name, it goes below {EXPERIMENTS}/.")

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,7 +94,7 @@ class Scratch:
         with self.folder.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                text=True, start_new_session=True, **options,
+                text=True, start_new_session=True, preexec_fn=_heed_signals, **options,
             )  # fmt: skip
 
     def run(self, *command: str, status: int = 0, timeout: float = 400) -> str:
@@ -112,6 +113,12 @@ class Scratch:
         """The stages that `dvc status` finds out of date."""
         status = self.run("dvc", "status", "--json")
         return set(yaml.safe_load(status.strip().splitlines()[-1]))
+
+
+def _heed_signals() -> None:
+    """As a command at a terminal does, also where the tests themselves were started in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def built_in(log: str) -> set[str]:

@@ -1,0 +1,93 @@
+"""One machine as the whole installation: a Prefect server, the deployments of prefect.yaml, and workers."""
+
+import asyncio
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import yaml
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from components.errors import UserError
+from tasks.process import Process, end_guarded, programs_path, start_guarded, visible_gpus
+from tasks.server import configured_server, own_server
+from tasks.workspace import project_root
+
+AUTOMATIONS = Path("infra/automations.yaml")
+PORT = 4200
+
+
+@contextmanager
+def with_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
+    """Flows inside run against the configured Prefect server, or against one for just as long; yields its API's URL."""
+    if (url := configured_server()) is not None:
+        yield url
+        return
+    with own_server(port, ui=ui) as url, temporary_settings({PREFECT_API_URL: url}):
+        yield url
+
+
+def serve(port: int = PORT) -> None:
+    """Serve the deployments of prefect.yaml until interrupted: make what they need, deploy them, work on their runs.
+
+    Raises:
+        UserError: Prefect refuses a deployment, or a worker has ended.
+    """
+    root = project_root()
+    with with_server(port, ui=True) as url:
+        pools = work_pools(root)
+        set_up(root)
+        _prefect(root, "--no-prompt", "deploy", "--all")
+        print(f"Prefect's UI: {url.removesuffix('/api')}; ctrl-C ends everything.", flush=True)
+        mine = [pool for pool in pools if "gpu" not in pool or visible_gpus()]
+        workers = [_worker(root, pool) for pool in mine]
+        try:
+            while all(worker.poll() is None for worker in workers):
+                time.sleep(1)
+            raise UserError("a worker has ended; its last lines above say why.")
+        finally:
+            end_guarded(*workers)
+
+
+def set_up(root: Path) -> None:
+    """Make the work pools and automations that are missing; what exists is left as it is."""
+    with get_client(sync_client=True) as client:
+        for pool in work_pools(root):
+            with suppress(ObjectAlreadyExists):
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", concurrency_limit=1))
+    for content in yaml.safe_load((root / AUTOMATIONS).read_text(encoding="utf-8"))["automations"]:
+        try:
+            Automation.read(name=content["name"])
+        except ValueError:
+            asyncio.run(Automation.model_validate(content).acreate())
+
+
+def work_pools(root: Path) -> list[str]:
+    """The work pools that prefect.yaml names."""
+    deployments = yaml.safe_load((root / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    return list(dict.fromkeys(deployment["work_pool"]["name"] for deployment in deployments))
+
+
+def _prefect(root: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "prefect", *arguments]
+    done = subprocess.run(command, cwd=root, env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"`prefect {' '.join(arguments)}` failed: {' '.join((done.stderr or done.stdout).split())}")
+
+
+def _worker(root: Path, pool: str) -> Process:
+    command = shlex.join([sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"])
+    return start_guarded(f"exec {command}", cwd=root, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PATH": programs_path()}

@@ -1,0 +1,78 @@
+"""A Prefect server of this machine's own, for as long as it is needed; it ends with the process that started it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+from filelock import FileLock
+
+from components.errors import UserError
+from tasks.process import end_guarded, start_guarded
+
+START_SECONDS = 120
+
+
+def configured_server() -> str | None:
+    """The API of the server that PREFECT_API_URL, or Prefect's own settings, name."""
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value()
+
+
+@contextmanager
+def own_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
+    """Run a server on Prefect's database of this user; yields the URL of its API.
+
+    Prefect would start one by itself, but leave it behind when the flow is killed.
+
+    port: a free one by default.
+
+    Raises:
+        UserError: it does not start.
+    """
+    from prefect.settings import PREFECT_HOME
+
+    port = port or _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    home = Path(str(PREFECT_HOME.value()))
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "thaw-server.log"
+    with FileLock(home / "thaw-server.lock"), log.open("w") as out:  # two at once would both make the database
+        process = start_guarded(
+            f"exec '{sys.executable}' -m prefect server start --host 127.0.0.1 --port {port}{'' if ui else ' --no-ui'}",
+            env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": url},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait(url, process, log)
+        except BaseException:
+            end_guarded(process)
+            raise
+    try:
+        yield url
+    finally:
+        end_guarded(process)
+
+
+def _wait(url: str, process: "subprocess.Popen[str]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if requests.get(f"{url}/health", timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.1)
+    raise UserError(f"Prefect's server does not start; {log} says why.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
