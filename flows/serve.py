@@ -1,6 +1,5 @@
 """One machine as the whole installation: a Prefect server, the deployments of prefect.yaml, and workers."""
 
-import asyncio
 import os
 import shlex
 import subprocess
@@ -11,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
-from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -64,11 +63,9 @@ def set_up(root: Path) -> None:
         for pool in work_pools(root):
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process", concurrency_limit=1))
-    for content in yaml.safe_load((root / AUTOMATIONS).read_text(encoding="utf-8"))["automations"]:
-        try:
-            Automation.read(name=content["name"])
-        except ValueError:
-            asyncio.run(Automation.model_validate(content).acreate())
+        for content in yaml.safe_load((root / AUTOMATIONS).read_text(encoding="utf-8"))["automations"]:
+            if not client.read_automations_by_name(content["name"]):
+                client.create_automation(AutomationCore.model_validate(content))
 
 
 def work_pools(root: Path) -> list[str]:

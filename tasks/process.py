@@ -103,7 +103,7 @@ class Slots:
         """Wait for a free slot and hold it; yields the environment of what runs in it."""
         slot = self._free.get()
         try:
-            self._refuse_when_left()
+            self.refuse_when_left()
             yield slot
         finally:
             self._free.put(slot)
@@ -112,7 +112,7 @@ class Slots:
     def running(self, command: str, **options: Any) -> Iterator[Process]:
         """A shell command under guard; whatever happens, nothing of it is left running."""
         with self._lock:
-            self._refuse_when_left()
+            self.refuse_when_left()
             process = start_guarded(command, **options)
             self._running.add(process)
         try:
@@ -122,7 +122,8 @@ class Slots:
             with self._lock:
                 self._running.remove(process)
 
-    def _refuse_when_left(self) -> None:
+    def refuse_when_left(self) -> None:
+        """Raise FlowEnded if the flow has."""
         if self._left:
             raise FlowEnded("the flow has ended")
 

@@ -144,6 +144,7 @@ def _run(
                 bar.read(line)
         watch.stop()
         status = process.wait()
+    slots.refuse_when_left()
     said = "; it last said:\n" + "\n".join(last) if last else "."
     if watch.expired:
         raise StageLost(f"stage {stage.name} said nothing for {limits.timeout_minutes:g} minutes and was ended{said}")

@@ -129,8 +129,7 @@ def test_leaving_the_slots_ends_what_runs_and_begins_nothing_more(toy: Toy):
     running.join(30)
     waiting.join(30)
     check_gone(process)
-    assert outcomes[STAGE].startswith(f"stage {STAGE} was killed by signal 15")
-    assert outcomes["probe"] == "the flow has ended"
+    assert outcomes == {STAGE: "the flow has ended", "probe": "the flow has ended"}
     assert not (folder / "build/probe").exists()
 
 
