@@ -2,15 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.fields import FieldInfo
 
 from components.config import Settings
-
-PARAMS = Path("params.yaml")
 
 
 def _all_optional(model: type[BaseModel]) -> type[BaseModel]:

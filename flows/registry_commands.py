@@ -125,5 +125,7 @@ def evaluate_registry(
     load_settings(params, overrides or [])
     quiet_prefect()
     from flows.registry import evaluate_registry as flow
+    from flows.serve import with_server
 
-    flow(tuple(models or ()), data, record, split, params, tuple(overrides or ()))
+    with with_server():
+        flow(tuple(models or ()), data, record, split, params, tuple(overrides or ()))

@@ -15,7 +15,8 @@ from prefect.futures import PrefectFuture, wait
 
 from components.config import Arm, ArmName, Settings, load_settings
 from components.errors import UserError
-from flows.parameters import PARAMS, Changes
+from flows.options import PARAMS
+from flows.parameters import Changes
 from tasks.process import FlowEnded, Slots
 from tasks.stage import StageFailed, run_stage
 from tasks.workspace import open_workspace
