@@ -1,21 +1,22 @@
 """Log-probabilities of rationales and answers, with gradients: each prompt is run once and shared by its rollouts.
 
-All rollouts of a group begin with the same prompt. Its keys and values are computed once, kept in the graph and read by
-all rows of the group, so that its cost does not grow with M and its gradient is exact.
+Groups are packed: their prompts and rows lie behind each other in one sequence of ids, so that nothing is padded, and
+all rows of a group attend to the one copy of its prompt (`packed_attention`). Gradients are exact.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from components.errors import UserError
-from components.policy.prefix_attention import pad_left, run_prefix, share_prompts
+from components.policy.packed_attention import Layout, make_layout
+from components.policy.prefix_attention import share_prompts
 
-VOCABULARY_CHUNK = 2048  # tokens whose logits over the whole vocabulary exist at the same time
+LOGITS_AT_ONCE = 2**25  # how many exist at the same time: 128 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -29,57 +30,78 @@ class Row:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """The tensors of some groups' rows.
+    """The tensors of some groups' rows, T of whose ids are scored: each row's, in order.
 
-    prefix, prefix_mask: [groups, P] the prompts without their last id, padded on the left.
-    group: [rows] the group of each row.
-    suffix: [rows, S] the prompt's last id (all of the prompt where it is not shared), then rationale and answer, padded
-        on the right.
-    position: [rows, S] where each suffix id stands in its sequence.
-    is_rationale, is_answer: [rows, S - 1] which ids of suffix[:, 1:] count towards which log-probability.
+    ids, position: [1, N] prompts and rows packed; [rows, S], padded on the right, where the prompt is not shared.
+    layout: what attends to what in a packed sequence; None where the prompt is not shared.
+    before: [T] the place of the id before each scored one, among all ids, flattened.
+    target: [T] the scored ids.
+    row: [T] the row of each.
+    is_answer: [T] whether it counts towards the answer's log-probability or the rationale's.
+    rows: how many there are.
+    padding: the share of places that hold no id.
     """
 
-    prefix: torch.Tensor
-    prefix_mask: torch.Tensor
-    group: torch.Tensor
-    suffix: torch.Tensor
-    position: torch.Tensor
-    is_rationale: torch.Tensor
-    is_answer: torch.Tensor
+    ids: Tensor
+    position: Tensor
+    layout: Layout | None
+    before: Tensor
+    target: Tensor
+    row: Tensor
+    is_answer: Tensor
+    rows: int
+    padding: float
 
 
 def collate(
     prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]], device: torch.device, *, share: bool = True
 ) -> RowBatch:
-    """Pad prompts and their rows into tensors.
+    """Put prompts and their rows into tensors.
 
     share: False repeats the prompt in every row instead of sharing it, for models that cannot share.
     """
-    rows = [(group, prompts[group], row) for group, members in enumerate(groups) for row in members]
-    shared = [prompt[:-1] if share else () for prompt in prompts]
-    lead = [prompt[len(shared[group]) :] for group, prompt, _ in rows]  # the prompt's ids that stand in the row
-    prefix, prefix_mask = pad_left(shared)
-    length = max(
-        len(first) + len(row.rationale) + len(row.answer) for first, (_, _, row) in zip(lead, rows, strict=True)
-    )
-    suffix = torch.zeros(len(rows), length, dtype=torch.long)
-    is_rationale = torch.zeros(len(rows), length - 1, dtype=torch.bool)
-    is_answer = torch.zeros(len(rows), length - 1, dtype=torch.bool)
-    for index, (first, (_, _, row)) in enumerate(zip(lead, rows, strict=True)):
-        ids = [*first, *row.rationale, *row.answer]
-        start, thought = len(first) - 1, len(first) - 1 + len(row.rationale)  # in terms of suffix[:, 1:]
-        suffix[index, : len(ids)] = torch.tensor(ids)
-        is_rationale[index, start : thought - row.forced_end] = True
-        is_answer[index, thought : len(ids) - 1] = True
-    begin = torch.tensor([len(shared[group]) for group, _, _ in rows])
+    # The last id of a row is only predicted, never read.
+    behind = [[max(0, len(row.rationale) + len(row.answer) - 1) for row in rows] for rows in groups]
+    lengths = [len(prompt) for prompt in prompts]
+    width = max(length + max(members) for length, members in zip(lengths, behind, strict=True))
+    ids, position, before, target, owner, is_answer = [], [], [], [], [], []
+    count = 0
+    for prompt, rows, members in zip(prompts, groups, behind, strict=True):
+        if share:
+            last = len(ids) + len(prompt) - 1
+            ids += prompt
+            position += range(len(prompt))
+        for row, length in zip(rows, members, strict=True):
+            thought, continued = len(row.rationale), (*row.rationale, *row.answer)
+            if share:
+                start = len(ids)  # the place of the row's first id
+                ids += continued[:length]
+                position += range(len(prompt), len(prompt) + length)
+            else:
+                start = count * width + len(prompt)
+                last = start - 1
+                ids += [*prompt, *continued[:length], *([0] * (width - len(prompt) - length))]
+                position += range(width)
+            for index in (*range(thought - row.forced_end), *range(thought, len(continued))):
+                before.append(start + index - 1 if index else last)
+                target.append(continued[index])
+                owner.append(count)
+                is_answer.append(index >= thought)
+            count += 1
+    layout = make_layout(lengths, behind, device) if share else None
+    read = sum(length + sum(members) for length, members in zip(lengths, behind, strict=True))
+    repeated = sum(length * (len(members) - 1) for length, members in zip(lengths, behind, strict=True))
+    shape = (1, -1) if share else (count, width)
     return RowBatch(
-        prefix=prefix.to(device),
-        prefix_mask=prefix_mask.to(device),
-        group=torch.tensor([group for group, _, _ in rows], device=device),
-        suffix=suffix.to(device),
-        position=(begin[:, None] + torch.arange(length)).to(device),
-        is_rationale=is_rationale.to(device),
-        is_answer=is_answer.to(device),
+        ids=torch.tensor(ids, device=device).view(shape),
+        position=torch.tensor(position, device=device).view(shape),
+        layout=layout,
+        before=torch.tensor(before, dtype=torch.long, device=device),
+        target=torch.tensor(target, dtype=torch.long, device=device),
+        row=torch.tensor(owner, dtype=torch.long, device=device),
+        is_answer=torch.tensor(is_answer, dtype=torch.bool, device=device),
+        rows=count,
+        padding=layout.padding if layout else 1 - (read + repeated) / (count * width),
     )
 
 
@@ -101,35 +123,50 @@ class Scorer(nn.Module):
         """`collate` on the policy's device, the prompts shared if the policy can."""
         return collate(prompts, groups, self.policy.device, share=self.shares)
 
-    def forward(self, batch: RowBatch) -> torch.Tensor:
-        """log p of every id of batch.suffix[:, 1:], [rows, S - 1] in float32 or better, zero where nothing counts."""
-        prefix = None
-        if batch.prefix.shape[1]:
-            # Any other attention would take the prefix for an option it does not know and leave the prompt out.
-            assert self.shares
-            prefix = run_prefix(self.policy, batch.prefix, batch.prefix_mask, batch.group)
-        # Padding stands behind every id that counts, so that causality alone keeps it out.
+    def forward(self, batch: RowBatch) -> Tensor:
+        """log p of every scored id, [T] in float32 or better."""
+        # A mask of four dimensions is taken for a finished one, and none is made; the layout says it all. Without a
+        # layout padding stands behind every id that counts, so that causality alone keeps it out.
+        packed = {"attention_mask": batch.ids.new_zeros(1, 1, 1, 1), "layout": batch.layout} if batch.layout else {}
         hidden = self.policy.base_model(
-            input_ids=batch.suffix, position_ids=batch.position, use_cache=False, prefix=prefix
+            input_ids=batch.ids, position_ids=batch.position, use_cache=False, **packed
         ).last_hidden_state
-        counts = batch.is_rationale | batch.is_answer
-        scored = self._token_logprobs(hidden[:, :-1][counts], batch.suffix[:, 1:][counts])
-        return torch.zeros(counts.shape, dtype=scored.dtype, device=hidden.device).masked_scatter(counts, scored)
+        return self._token_logprobs(hidden.flatten(0, 1)[batch.before], batch.target)
 
-    def _token_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _token_logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """log p of `targets`, [tokens], from hidden states, [tokens, width]; logits exist for one chunk at a time."""
+        chunk = max(1, LOGITS_AT_ONCE // self.policy.config.vocab_size)
         pieces = []
-        for h, t in zip(hidden.split(VOCABULARY_CHUNK), targets.split(VOCABULARY_CHUNK), strict=True):
-            if len(hidden) > VOCABULARY_CHUNK and torch.is_grad_enabled():
+        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            if len(hidden) > chunk and torch.is_grad_enabled():
                 pieces.append(checkpoint(self._chunk_logprobs, h, t, use_reentrant=False))
             else:
                 pieces.append(self._chunk_logprobs(h, t))
         return torch.cat(pieces)
 
-    def _chunk_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _chunk_logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.policy.lm_head(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+        return _LogSoftmaxAt.apply(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+
+
+class _LogSoftmaxAt(torch.autograd.Function):
+    """log-softmax of [tokens, vocabulary] at one id each, [tokens]; its gradient overwrites the logits."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
+        log_sum = logits.logsumexp(-1)
+        ctx.save_for_backward(targets, log_sum)
+        ctx.logits = logits  # not saved the usual way, which forbids overwriting
+        return logits.gather(1, targets[:, None])[:, 0] - log_sum
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        targets, log_sum = ctx.saved_tensors
+        if ctx.logits is None:
+            raise RuntimeError("the logits were overwritten by the first backward pass; score again.")
+        logits, ctx.logits = ctx.logits, None
+        logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
+        return logits.scatter_add_(1, targets[:, None], gradient[:, None]), None
 
 
 @torch.no_grad()
@@ -145,7 +182,9 @@ def _check_head(policy: PreTrainedModel) -> None:
         )
 
 
-def sequence_logprobs(logprobs: torch.Tensor, batch: RowBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def sequence_logprobs(logprobs: Tensor, batch: RowBatch) -> tuple[Tensor, Tensor]:
     """log p of each row's rationale and of its answer, [rows] each in float64 nats: sums over ids, never means."""
     exact = logprobs.double()
-    return (exact * batch.is_rationale).sum(1), (exact * batch.is_answer).sum(1)
+    nothing = exact.new_zeros(batch.rows)
+    rationale, answer = exact * ~batch.is_answer, exact * batch.is_answer
+    return nothing.index_add(0, batch.row, rationale), nothing.index_add(0, batch.row, answer)

@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from components.policy.packed_attention import Layout, attend_packed
+
 NAME = "shared_prefix"
 
 
@@ -98,13 +100,18 @@ def attend(
     attention_mask: torch.Tensor | None,
     scaling: float,
     prefix: SharedPrefix | None = None,
+    layout: Layout | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Transformers' attention interface; without a prefix it is PyTorch's own scaled dot-product attention.
+    """Transformers' attention interface; without prefix and layout it is PyTorch's own scaled dot-product attention.
+
+    prefix: for sampling, where rows have caches of their own. layout: for training, where groups are packed.
 
     query: [rows, heads, S, width]; key, value: [rows, key-value heads, T, width], the rows' own ids so far, the last
     S of which are those of the query. Returns [rows, S, heads, width].
     """
+    if layout is not None:
+        return attend_packed(query, key, value, scaling, layout), None
     if prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     rows, heads, length, width = query.shape

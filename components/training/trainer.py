@@ -197,14 +197,14 @@ def _row_length(group: Group) -> int:
 
 def _record_mismatch(groups: Sequence[Group], logprobs: torch.Tensor, batch: RowBatch, report: UpdateReport) -> None:
     """Compare the sampler's log p with the trainer's, over every sampled id that the trainer scored."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    sampled = torch.zeros(logprobs.shape)
     answers_sampled = groups[0].reward is not None
-    for row, rollout in enumerate(rollouts):
-        known = rollout.logprobs if answers_sampled else rollout.logprobs[: len(rollout.rationale_ids)]
-        sampled[row, : len(known)] = torch.tensor(known)
-    counts = (batch.is_rationale | batch.is_answer if answers_sampled else batch.is_rationale).cpu()
-    report.mismatch.append((sampled - logprobs.detach().cpu())[counts])
+    sampled = []
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        thought = len(rollout.rationale_ids)
+        sampled += rollout.logprobs[: thought - rollout.forced_end]
+        sampled += rollout.logprobs[thought:] if answers_sampled else ()
+    scored = logprobs.detach() if answers_sampled else logprobs.detach()[~batch.is_answer]
+    report.mismatch.append(torch.tensor(sampled) - scored.cpu())
 
 
 def _deepspeed(scorer: Scorer, settings: TrainSettings):

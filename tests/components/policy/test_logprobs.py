@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from components.errors import UserError
-from components.policy import logprobs
+from components.policy import logprobs, packed_attention
 from components.policy.logprobs import Row, Scorer, collate, sequence_logprobs
 
 CPU = torch.device("cpu")
@@ -212,7 +212,7 @@ def test_a_scored_model_still_gives_its_own_logits() -> None:
 def test_more_tokens_than_fit_one_chunk_of_the_vocabulary(
     example: Case, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs, "VOCABULARY_CHUNK", chunk)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", chunk * VOCABULARY)
     check(tiny_policy(), example)
     scorer, sizes = Scorer(tiny_policy()), []
     scorer.policy.lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
@@ -238,26 +238,41 @@ def test_a_prompt_is_run_once_for_all_rows_of_its_group() -> None:
     ids = []
     scorer.policy.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: ids.append(inputs[0].numel()))
     scored(scorer, example)
-    assert sum(ids) <= 2 * 200 + 32 * (1 + 3 + 2)
+    assert sum(ids) == 200 + 150 + 32 * (3 + 2 - 1)
 
 
 def test_sums_over_ids_are_float64_and_leave_out_what_does_not_count() -> None:
     batch = collate([(1, 2)], [[Row((3, 4, 5), (6,), 1), Row((3,), (), 0)]], CPU)
-    assert batch.suffix.tolist() == [[2, 3, 4, 5, 6], [2, 3, 0, 0, 0]]
-    rationale, answer = sequence_logprobs(
-        torch.tensor([[-1.0, -2.0, -4.0, -8.0], [-16.0, -32.0, -64.0, -128.0]]), batch
-    )
+    assert batch.ids.tolist() == [[1, 2, 3, 4, 5]]  # the last id of a row is never read
+    assert batch.target.tolist() == [3, 4, 6, 3]  # not the forced 5
+    assert batch.before.tolist() == [1, 2, 4, 1]
+    rationale, answer = sequence_logprobs(torch.tensor([-1.0, -2.0, -8.0, -16.0]), batch)
     assert rationale.dtype == answer.dtype == torch.float64
-    assert rationale.tolist() == [-3, -16]  # not the forced id's -4
+    assert rationale.tolist() == [-3, -16]
     assert answer.tolist() == [-8, 0]
 
 
-def test_what_does_not_count_has_no_log_probability_at_all() -> None:
-    example = CASES["all at once"]
-    scorer = Scorer(tiny_policy())
+def test_log_probabilities_are_float32() -> None:
+    example, scorer = CASES["all at once"], Scorer(tiny_policy())
     batch = scorer.collate(example.prompts, example.groups)
-    logprobs = scorer(batch)
-    assert logprobs.dtype == torch.float32
-    assert logprobs.shape == batch.is_rationale.shape
-    assert ((logprobs != 0) == (batch.is_rationale | batch.is_answer)).all()
-    assert not (batch.is_rationale & batch.is_answer).any()
+    assert scorer(batch).dtype == torch.float32
+    assert scorer(batch).shape == batch.target.shape == batch.row.shape
+
+
+def test_little_of_a_packed_batch_is_empty() -> None:
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.empty(64).log_normal_(3.6, 1.0, generator=random).clamp(2, 512).int().tolist()
+    example = case((30, [(length, 2, 0) for length in lengths[:32]]), (90, [(length, 2, 0) for length in lengths[32:]]))
+    batch = collate(example.prompts, example.groups, CPU)
+    assert batch.padding < 0.1
+    assert batch.ids.numel() == 30 + 90 + sum(lengths) + 64
+    assert collate(example.prompts, example.groups, CPU, share=False).padding > 0.5
+    check(tiny_policy().double(), example, FLOAT64)
+
+
+@by_case
+def test_plain_arithmetic_stands_in_where_a_device_has_no_fused_kernel(
+    example: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "_kernel", lambda _: "none")
+    check(tiny_policy().double(), example, FLOAT64)

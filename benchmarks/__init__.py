@@ -1,0 +1,1 @@
+"""Measurements: what is claimed about speed and memory is measured here."""
