@@ -169,10 +169,27 @@ class TrainSettings(Section):
     adam_epsilon: Annotated[float, Field(gt=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     zero_stage: Annotated[int, Field(ge=0, le=3)]
+    offload: bool
+    gradient_checkpointing: bool
+    lora_rank: Annotated[int, Field(ge=0)]
     micro_batch_tokens: Positive  # the most tokens of one forward and backward pass
     normalize: bool  # divide GARL and PAFT by M^q (the paper's algorithms do)
     baseline: bool  # GARL's leave-one-out baseline
+    non_finite: Literal["stop", "skip"]
+    stop_on_collapse: bool
     validate_every: Positive  # steps; also how often a checkpoint is kept
+    keep: Positive | None
+
+    @model_validator(mode="after")
+    def _works(self) -> "TrainSettings":
+        if self.offload and self.zero_stage == 0:
+            raise ValueError("train.offload = true needs ZeRO; set train.zero_stage to 1, 2 or 3.")
+        if self.lora_rank and self.zero_stage == 3:
+            raise ValueError(
+                f"train.lora_rank = {self.lora_rank} with train.zero_stage = 3 is not supported; take stage 2, the frozen"
+                " weights need no sharded optimizer."
+            )
+        return self
 
 
 class ProbeSettings(Section):
@@ -208,6 +225,8 @@ class ComputeSettings(Section):
     """What of the machine one process may use."""
 
     threads: Positive  # CPU threads of one process; part of what makes a result exactly repeatable
+    processes: Positive  # that train one arm together
+    hostfile: str | None  # DeepSpeed's list of hosts to spread them over
 
 
 class Settings(Section):
@@ -231,6 +250,11 @@ class Settings(Section):
     def _consistent(self) -> "Settings":
         for name in self.arms:
             check_group_size(Arm.parse(name), self.rollout.group_size, self.train.baseline)
+        if self.compute.processes > self.train.groups_per_step:
+            raise ValueError(
+                f"compute.processes = {self.compute.processes} share train.groups_per_step ="
+                f" {self.train.groups_per_step} groups, and a group is not split; lower the one or raise the other."
+            )
         if len(set(self.arm_names)) < len(self.arms):
             raise ValueError(f"arms lists the same arm twice: {', '.join(self.arms)}.")
         if self.task.start == "colder" and self.task.name != "skills":

@@ -1,41 +1,23 @@
-"""The policy under training: DeepSpeed around the Scorer, and one update from one step's rollouts."""
+"""The policy under training: one update from one step's rollouts, on any number of processes."""
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
-from torch._C._distributed_c10d import HashStore
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from components.config import Arm, Method, TrainSettings
+from components.errors import UserError
 from components.objective import estimators
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs
 from components.randomness import generator
-from components.rollout.engine import Rollout
-
-
-@dataclass(frozen=True)
-class Group:
-    """The rollouts of one example, ready to be scored and weighed.
-
-    answers: the answer scored behind each rationale: the gold one (GARL, PAFT), or the one that was sampled (GRPO).
-    reward: 1 for each rollout whose sampled answer is exactly y*; None where no answer was sampled.
-    """
-
-    prompt: tuple[int, ...]
-    rollouts: list[Rollout]
-    answers: list[tuple[int, ...]]
-    reward: list[float] | None
-
-    @property
-    def rows(self) -> list[Row]:
-        return [
-            Row(rollout.rationale_ids, answer, rollout.forced_end)
-            for rollout, answer in zip(self.rollouts, self.answers, strict=True)
-        ]
+from components.training.batches import Group, Piece, cut, micro_batches
+from components.training.lora import add_adapters
+from components.training.ranks import Ranks
+from components.training.zero import discard_gradients, full_weights, open_deepspeed, start_ranks
 
 
 @dataclass
@@ -46,15 +28,31 @@ class UpdateReport:
     effective_reward: list[float] = field(default_factory=list)
     effective_samples: list[float] = field(default_factory=list)
     without_gradient: int = 0  # groups
+    rollouts: int = 0
+    trained: int = 0  # rollouts that had a gradient pass
+    not_finite: list[str] = field(default_factory=list)  # examples
+    padding: list[float] = field(default_factory=list)  # share of places without an id, a value a pass
     loss: float = 0.0  # the surrogate whose gradient was taken, of the whole step
     grad_norm: float = 0.0  # before clipping, of the whole step
-    mismatch: list[torch.Tensor] = field(default_factory=list)  # log p of sampler minus trainer, [sampled ids] each
+    mismatch: list[Tensor] = field(default_factory=list)  # log p of sampler minus trainer, [sampled ids] each
+
+    @classmethod
+    def merge(cls, parts: Sequence["UpdateReport"]) -> "UpdateReport":
+        """The report of a step from those of its processes."""
+        merged = cls()
+        for item in fields(cls):
+            for part in parts:
+                setattr(merged, item.name, getattr(merged, item.name) + getattr(part, item.name))
+        return merged
 
     def metrics(self) -> dict[str, float]:
         groups = len(self.p)
         metrics = {
             "train/p_estimate": sum(self.p) / groups,
             "train/groups_without_gradient": float(self.without_gradient),
+            "train/rollouts_trained": self.trained / max(1, self.rollouts),
+            "train/skipped": float(bool(self.not_finite)),
+            "train/padding": sum(self.padding) / max(1, len(self.padding)),
             "train/loss": self.loss,
             "train/grad_norm": self.grad_norm,
         }
@@ -70,80 +68,154 @@ class UpdateReport:
 
 
 class Trainer:
-    """Updates a policy by one weighted log-likelihood, whatever the estimator."""
+    """Updates a policy by one weighted log-likelihood, whatever the estimator.
+
+    Every process calls the same methods, each with its own groups of the step. A group is never split between them, so
+    the estimate does not depend on their number.
+    """
 
     def __init__(self, policy: PreTrainedModel, arm: Arm, settings: TrainSettings, *, seed: int) -> None:
+        start_ranks()
+        self.ranks = Ranks()
+        if settings.lora_rank:
+            add_adapters(policy, settings.lora_rank, seed)
+        if settings.gradient_checkpointing:
+            policy.gradient_checkpointing_enable({"use_reentrant": False})
+            policy.train()
         self.policy, self.arm, self.settings, self.seed = policy, arm, settings, seed
         self.scorer = Scorer(policy)
-        self.engine = _deepspeed(self.scorer, settings)
+        self.watch = _Watch(self.scorer)
+        self.engine = open_deepspeed(self.scorer, settings)
+        # Alone it may lend its model to the sampler: whole weights under their own names.
+        self.lends_policy = settings.zero_stage < 3 and not settings.lora_rank
 
     def update(self, groups: Sequence[Group], step: int) -> UpdateReport:
-        """One optimizer step from the groups of one step; none is taken where no group carries a gradient.
+        """One optimizer step from this process's groups of a step; none is taken where no group carries a gradient.
 
-        The gradient is - mean over groups and rollouts of [score * grad log p(z) + path * grad log p(y given z)].
+        The gradient is - mean over all groups and rollouts of [score * grad log p(z) + path * grad log p(y given z)].
+
+        Raises:
+            UserError: a loss or a gradient is not finite, and train.non_finite is `stop`.
         """
-        report = UpdateReport()
-        useful = [group for group in groups if not self._is_known_useless(group, report)]
-        batches = list(micro_batches(useful, self.settings.micro_batch_tokens))
-        draws = generator(self.seed, "paft", step)
-        rollouts = sum(len(group.rollouts) for group in groups)
-        for number, batch_groups in enumerate(batches):
-            self.engine.set_gradient_accumulation_boundary(number == len(batches) - 1)
-            report.loss += self._accumulate(batch_groups, rollouts, draws, report)
+        report = UpdateReport(rollouts=sum(len(group.rollouts) for group in groups))
+        rollouts = sum(self.ranks.gather(report.rollouts))
+        batches = micro_batches(self._pieces(groups, step, report), self.settings.micro_batch_tokens)
+        passes = self.ranks.most(len(batches))
+        for number in range(passes):
+            self.engine.set_gradient_accumulation_boundary(number == passes - 1)
+            self._accumulate(batches[number] if number < len(batches) else [], rollouts, step, report)
+        report = UpdateReport.merge(self.ranks.gather(report))
+        if report.not_finite:
+            discard_gradients(self.engine)
+            self._complain(report.not_finite, step)
         # A step on which nothing carries a gradient must not move the weights by momentum alone.
-        if report.without_gradient < len(groups):
+        elif report.without_gradient < len(report.p):
             self._set_learning_rate(step)
             report.grad_norm = self._step()
         else:
-            self.engine.zero_grad()
+            discard_gradients(self.engine)
         return report
 
-    def _is_known_useless(self, group: Group, report: UpdateReport) -> bool:
-        """Whether a GRPO group carries no gradient, told from its rewards before any pass over the model."""
-        if self.arm.method is not Method.GRPO or group.reward is None or len(set(group.reward)) > 1:
-            return False
-        report.p.append(group.reward[0])
-        report.without_gradient += 1
-        return True
+    def _complain(self, examples: Sequence[str], step: int) -> None:
+        if self.settings.non_finite == "stop":
+            raise UserError(
+                f"step {step + 1}: the loss or its gradient is not finite for example(s) {', '.join(examples)}; look at"
+                " them, lower train.learning_rate, or set train.non_finite to skip."
+            )
 
-    def _accumulate(
-        self, groups: Sequence[Group], rollouts: int, draws: torch.Generator, report: UpdateReport
-    ) -> float:
-        """Add one micro-batch's share of the gradient; rollouts counts those of the whole step."""
-        batch = self.scorer.collate([group.prompt for group in groups], [group.rows for group in groups])
+    def _pieces(self, groups: Sequence[Group], step: int, report: UpdateReport) -> list[Piece]:
+        """What needs a gradient pass, in pieces that fit.
+
+        GRPO's coefficients are known from the rewards. Others follow from log p(y given z): a group that fits is
+        weighed in its gradient pass. One that does not is scored before, without a graph; so is every group of PAFT,
+        which trains only what it draws.
+        """
+        most = self.settings.micro_batch_tokens
+        whole = [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
+        if self.arm.method is Method.GRPO:
+            early = whole
+            weighed = [self._coefficients(group, None, step, report) for group in groups]
+        else:
+            early = [piece for piece in whole if self.arm.method is Method.PAFT or piece.tokens > most]
+            log_w = self._score([part for piece in early for part in cut(piece, most)], report)
+            weighed = [self._coefficients(piece.group, log_w[id(piece.group)], step, report) for piece in early]
+        known = {id(piece.group) for piece in early}
+        pieces = [piece for piece in whole if id(piece.group) not in known]
+        for piece, coefficients in zip(early, weighed, strict=True):
+            matters = ((coefficients.score != 0) | (coefficients.path != 0))[0].nonzero()[:, 0].tolist()
+            pieces += cut(Piece(piece.group, tuple(matters), coefficients), most)
+        return pieces
+
+    @torch.no_grad()
+    def _score(self, pieces: Sequence[Piece], report: UpdateReport) -> dict[int, Tensor]:
+        """log w of whole groups from all their pieces, [M] each by the group's identity, without a graph."""
+        found = {id(piece.group): torch.zeros(len(piece.group.rollouts)).double() for piece in pieces}
+        batches = micro_batches(pieces, self.settings.micro_batch_tokens)
+        for number in range(self.ranks.most(len(batches))):
+            pieces = batches[number] if number < len(batches) else []
+            batch = self._collate(pieces, report)
+            logprobs = self.engine(batch)
+            _record_mismatch(pieces, logprobs, batch, report)
+            _, log_answer = sequence_logprobs(logprobs, batch)
+            for piece, log_w in _by_piece(pieces, log_answer.cpu()):
+                found[id(piece.group)][list(piece.members)] = log_w
+        return found
+
+    def _accumulate(self, pieces: Sequence[Piece], rollouts: int, step: int, report: UpdateReport) -> None:
+        """Add one micro-batch's share of the gradient; rollouts counts those of the whole step.
+
+        Without pieces it is a pass for the other processes' sake, which wait for this one in every pass.
+        """
+        batch = self._collate(pieces, report)
         logprobs = self.engine(batch)
         log_rationale, log_answer = sequence_logprobs(logprobs, batch)
-        shape = (len(groups), -1)
-        coefficients = self._coefficients(groups, log_answer.detach().view(shape).cpu(), draws, report)
-        score, path = (c.to(log_answer.device).view(-1) for c in (coefficients.score, coefficients.path))
-        # A rollout of weight zero has log p(y) = -inf, and 0 * -inf would be NaN.
-        terms = torch.where(score == 0, 0, score * log_rationale) + torch.where(path == 0, 0, path * log_answer)
-        loss = -terms.sum() / rollouts
-        _record_mismatch(groups, logprobs, batch, report)
-        self.engine.backward(loss)
-        return loss.item()
+        loss = 0 * logprobs.sum()
+        if any(piece.coefficients is None for piece in pieces) or self.arm.method is Method.GRPO:
+            _record_mismatch(pieces, logprobs, batch, report)
+        parts = zip(_by_piece(pieces, log_rationale), _by_piece(pieces, log_answer), strict=True)
+        for (piece, of_rationale), (_, of_answer) in parts:
+            coefficients = piece.coefficients or self._coefficients(piece.group, of_answer.detach(), step, report)
+            members = list(piece.members)
+            score, path = (c[0, members].to(of_answer.device) for c in (coefficients.score, coefficients.path))
+            # A rollout of weight zero has log p(y) = -inf, and 0 * -inf would be NaN.
+            terms = torch.where(score == 0, 0, score * of_rationale) + torch.where(path == 0, 0, path * of_answer)
+            loss = loss - terms.sum() / rollouts
+            report.trained += len(members)
+        self.engine.backward(loss * self.ranks.size)  # DeepSpeed averages over processes
+        report.loss += loss.item()
+        if not self.watch.finite():
+            report.not_finite += [piece.group.example for piece in pieces]
 
-    def _coefficients(
-        self, groups: Sequence[Group], log_w: torch.Tensor, draws: torch.Generator, report: UpdateReport
-    ) -> Coefficients:
+    def _collate(self, pieces: Sequence[Piece], report: UpdateReport) -> RowBatch:
+        if not pieces:
+            return self.scorer.collate([(0,)], [[Row((0,), (0,), 0)]])
+        batch = self.scorer.collate([piece.group.prompt for piece in pieces], [piece.rows for piece in pieces])
+        report.padding.append(batch.padding)
+        return batch
+
+    def _coefficients(self, group: Group, log_w: Tensor | None, step: int, report: UpdateReport) -> Coefficients:
+        """Weigh a whole group, by its rewards (GRPO) or by log_w, [M]."""
         q, settings = self.arm.q, self.settings
-        if q is None:
-            reward = torch.tensor([group.reward for group in groups], dtype=torch.float64)
-            report.p.extend(reward.mean(1).tolist())
-            return estimators.grpo(reward)
-        if self.arm.method is Method.PAFT:
-            coefficients = estimators.paft(log_w, q, normalize=settings.normalize, generator=draws)
+        if q is None or log_w is None:
+            reward = torch.tensor([group.reward], dtype=torch.float64)
+            coefficients = estimators.grpo(reward)
+            report.p.append(reward.mean().item())
         else:
-            coefficients = estimators.garl(
-                log_w,
-                q,
-                baseline=settings.baseline and self.arm.method is not Method.GARL_PLUGIN,
-                debias=self.arm.method is Method.GARL_DEBIASED,
-                normalize=settings.normalize,
-            )
-        report.p.extend(estimators.log_mean(log_w).exp().tolist())
-        report.effective_reward.extend(estimators.effective_reward(log_w, q).mean(1).tolist())
-        report.effective_samples.extend(estimators.effective_sample_size(log_w).tolist())
+            log_w = log_w[None].cpu()
+            if self.arm.method is Method.PAFT:
+                draws = generator(self.seed, "paft", step, group.place)
+                coefficients = estimators.paft(log_w, q, normalize=settings.normalize, generator=draws)
+            else:
+                coefficients = estimators.garl(
+                    log_w,
+                    q,
+                    baseline=settings.baseline and self.arm.method is not Method.GARL_PLUGIN,
+                    debias=self.arm.method is Method.GARL_DEBIASED,
+                    normalize=settings.normalize,
+                )
+            report.p += estimators.log_mean(log_w).exp().tolist()
+            report.effective_reward += estimators.effective_reward(log_w, q).mean(1).tolist()
+            report.effective_samples += estimators.effective_sample_size(log_w).tolist()
         report.without_gradient += int((~coefficients.carries_gradient).sum())
         return coefficients
 
@@ -155,85 +227,62 @@ class Trainer:
     def _step(self) -> float:
         """Take the optimizer step; return the gradient's norm before clipping."""
         norm = None
-        if self.settings.zero_stage == 0:  # where DeepSpeed clips without keeping the norm
+        if self.settings.zero_stage == 0 and next(self.policy.parameters()).dtype == torch.float32:
+            # There DeepSpeed clips without keeping the norm.
             gradients = [p.grad for p in self.engine.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients).item()
         self.engine.step()
         return norm if norm is not None else float(self.engine.get_global_grad_norm())
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight of the policy as a saved model names it; every process has to ask."""
+        return full_weights(self.policy)
+
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer state, as DeepSpeed shards them."""
+        """Write weights and optimizer state, as DeepSpeed shards them; every process has to."""
         self.engine.save_checkpoint(str(folder), tag="deepspeed")
 
     def load(self, folder: Path) -> None:
         self.engine.load_checkpoint(str(folder), tag="deepspeed")
 
     def close(self) -> None:
+        self.watch.close()
         self.engine.destroy()
 
 
-def micro_batches(groups: Sequence[Group], most_tokens: int) -> Iterator[list[Group]]:
-    """Cut groups into batches of at most `most_tokens` ids after padding, neighbours in length together.
+class _Watch:
+    """Sees every gradient on its way and remembers whether one was not finite."""
 
-    A group is never split: its coefficients need all its log-probabilities. One that alone exceeds the bound is a batch
-    of its own.
-    """
-    batch: list[Group] = []
-    for group in sorted(groups, key=_row_length):
-        longer = [*batch, group]
-        rows = sum(len(member.rollouts) for member in longer)
-        prompts = len(longer) * max(len(member.prompt) for member in longer)
-        if batch and rows * _row_length(group) + prompts > most_tokens:
-            yield batch
-            longer = [group]
-        batch = longer
-    if batch:
-        yield batch
+    def __init__(self, scorer: Scorer) -> None:
+        self.sums: list[Tensor] = []
+        trained = (parameter for parameter in scorer.parameters() if parameter.requires_grad)
+        self.hooks = [parameter.register_hook(lambda gradient: self.sums.append(gradient.sum())) for parameter in trained]
 
+    def finite(self) -> bool:
+        """Whether all gradients since it was last asked were."""
+        sums, self.sums = self.sums, []
+        return not sums or bool(torch.stack([value.float() for value in sums]).isfinite().all())
 
-def _row_length(group: Group) -> int:
-    return 1 + max(len(row.rationale) + len(row.answer) for row in group.rows)
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
 
-def _record_mismatch(groups: Sequence[Group], logprobs: torch.Tensor, batch: RowBatch, report: UpdateReport) -> None:
+def _by_piece(pieces: Sequence[Piece], values: Tensor) -> list[tuple[Piece, Tensor]]:
+    """Each piece with its part of [rows]; nothing of a batch that stands in for none."""
+    sizes = [len(piece.members) for piece in pieces]
+    return list(zip(pieces, values[: sum(sizes)].split(sizes), strict=True)) if pieces else []
+
+
+def _record_mismatch(pieces: Sequence[Piece], logprobs: Tensor, batch: RowBatch, report: UpdateReport) -> None:
     """Compare the sampler's log p with the trainer's, over every sampled id that the trainer scored."""
-    answers_sampled = groups[0].reward is not None
-    sampled = []
-    for rollout in (rollout for group in groups for rollout in group.rollouts):
+    if not pieces:
+        return
+    answers_sampled = pieces[0].group.reward is not None
+    sampled: list[float] = []
+    for rollout in (piece.group.rollouts[member] for piece in pieces for member in piece.members):
         thought = len(rollout.rationale_ids)
         sampled += rollout.logprobs[: thought - rollout.forced_end]
         sampled += rollout.logprobs[thought:] if answers_sampled else ()
     scored = logprobs.detach() if answers_sampled else logprobs.detach()[~batch.is_answer]
     report.mismatch.append(torch.tensor(sampled) - scored.cpu())
-
-
-def _deepspeed(scorer: Scorer, settings: TrainSettings):
-    """DeepSpeed around the scorer, alone in this process unless a launcher said otherwise."""
-    import deepspeed
-
-    # On CPU DeepSpeed would compile a shared-memory collective for 45 s; one process has nobody to share with.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not torch.distributed.is_initialized() and "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    parameters = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
-    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    if settings.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(parameters, eps=settings.adam_epsilon, **options)
-    else:
-        optimizer = torch.optim.SGD(parameters, **options)
-    engine, *_ = deepspeed.initialize(
-        model=scorer,
-        optimizer=optimizer,
-        config={
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": settings.max_grad_norm,
-            "zero_allow_untested_optimizer": True,
-            "zero_optimization": {"stage": settings.zero_stage},
-            "bf16": {"enabled": next(scorer.parameters()).dtype == torch.bfloat16},
-            "steps_per_print": 10**9,
-        },
-    )
-    return engine

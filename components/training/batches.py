@@ -1,0 +1,94 @@
+"""What is trained together: the rollouts of an example, and micro-batches cut from them by tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from components.objective.estimators import Coefficients
+from components.policy.logprobs import Row
+from components.rollout.engine import Rollout
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollouts of one example, ready to be scored and weighed.
+
+    answers: the answer scored behind each rationale: the gold one (GARL, PAFT), or the one that was sampled (GRPO).
+    reward: 1 for each rollout whose sampled answer is exactly y*; None where no answer was sampled.
+    example: the example's id.
+    place: of the example in its step, whichever process trains it; what is drawn for the group depends on it.
+    """
+
+    prompt: tuple[int, ...]
+    rollouts: list[Rollout]
+    answers: list[tuple[int, ...]]
+    reward: list[float] | None
+    example: str = ""
+    place: int = 0
+
+    @property
+    def rows(self) -> list[Row]:
+        return [
+            Row(rollout.rationale_ids, answer, rollout.forced_end)
+            for rollout, answer in zip(self.rollouts, self.answers, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rollouts of a group that are run together, and their coefficients, if those are known before they are run.
+
+    coefficients: [1, M] of the whole group.
+    """
+
+    group: Group
+    members: tuple[int, ...]
+    coefficients: Coefficients | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        rows = self.group.rows
+        return [rows[member] for member in self.members]
+
+    @property
+    def tokens(self) -> int:
+        """How many ids are run."""
+        return len(self.group.prompt) + sum(map(_length, self.rows))
+
+    @property
+    def longest(self) -> int:
+        return max(map(_length, self.rows))
+
+
+def cut(piece: Piece, most_tokens: int) -> Iterator[Piece]:
+    """Cut a piece into ones of at most `most_tokens` ids, each with at least one rollout; neighbours in length together.
+
+    The group's coefficients have to be known, or it is not to be cut at all.
+    """
+    rows, prompt = piece.group.rows, len(piece.group.prompt)
+    members: list[int] = []
+    tokens = prompt
+    for member in sorted(piece.members, key=lambda index: _length(rows[index])):
+        if members and tokens + _length(rows[member]) > most_tokens:
+            yield Piece(piece.group, tuple(sorted(members)), piece.coefficients)
+            members, tokens = [], prompt
+        members.append(member)
+        tokens += _length(rows[member])
+    if members:
+        yield Piece(piece.group, tuple(sorted(members)), piece.coefficients)
+
+
+def micro_batches(pieces: Sequence[Piece], most_tokens: int) -> list[list[Piece]]:
+    """Put pieces into batches of at most `most_tokens` ids, neighbours in length together; larger ones stand alone."""
+    batches: list[list[Piece]] = []
+    room = 0
+    for piece in sorted(pieces, key=lambda piece: piece.longest):
+        if piece.tokens > room:
+            batches.append([])
+            room = most_tokens
+        batches[-1].append(piece)
+        room -= piece.tokens
+    return batches
+
+
+def _length(row: Row) -> int:
+    return max(0, len(row.rationale) + len(row.answer) - 1)  # the last id is predicted, never read
