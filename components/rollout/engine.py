@@ -54,6 +54,8 @@ class Sampling:
     answer_reserve: ids kept free for the answer: a rationale that has used max_new_tokens - answer_reserve ids without
         closing gets the end-of-thinking marker forced (the marker's ids count towards max_new_tokens).
     seed: one seed gives one result on one machine.
+    places: of the prompts among all those of the step, where an engine is given only some of them: what is drawn for a
+        prompt depends on seed and place. None numbers them from 0.
     answers: False stops every rollout behind its rationale; GARL and PAFT need no sampled answer.
     temperature: 1 in training, or a rationale is no sample of p(z given x).
     """
@@ -63,6 +65,7 @@ class Sampling:
     seed: int
     answers: bool = True
     temperature: float = 1.0
+    places: tuple[int, ...] | None = None
 
     @property
     def rationale_budget(self) -> int:

@@ -29,11 +29,12 @@ class TransformersEngine:
         was_training = self.model.training
         self.model.eval()
         at_once = max(1, self.batch_rollouts // n)
-        random_numbers = generator(sampling.seed, device=self.model.device)
+        places = sampling.places or tuple(range(len(prompts)))
         groups: list[list[Rollout]] = []
         for first in range(0, len(prompts), at_once):
-            batch = _Batch(self.model, self.markers, prompts[first : first + at_once], n, sampling, random_numbers)
-            rollouts = batch.run()
+            some = slice(first, first + at_once)
+            uniform = _uniform(places[some], n, sampling)
+            rollouts = _Batch(self.model, self.markers, prompts[some], n, sampling, uniform).run()
             groups.extend(rollouts[i : i + n] for i in range(0, len(rollouts), n))
         self.model.train(was_training)
         return groups
@@ -55,6 +56,14 @@ class TransformersEngine:
         self.close()
 
 
+def _uniform(places: Sequence[int], n: int, sampling: Sampling) -> torch.Tensor:
+    """A number in [0, 1) for every id that may be sampled, [rows, max_new_tokens]: drawn for each prompt by itself, so
+    that its rollouts are the same in whatever company it is sampled."""
+    shape = (n, sampling.max_new_tokens)
+    numbers = [torch.rand(shape, generator=generator(sampling.seed, place), dtype=torch.float64) for place in places]
+    return torch.cat(numbers)
+
+
 class _Batch:
     """The rollouts of some prompts, one row each, sampled in step until every row has ended."""
 
@@ -65,9 +74,9 @@ class _Batch:
         prompts: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-        random_numbers: torch.Generator,
+        uniform: torch.Tensor,
     ) -> None:
-        self.model, self.sampling, self.random_numbers = model, sampling, random_numbers
+        self.model, self.sampling, self.uniform = model, sampling, uniform.to(model.device)
         self.prompts = [tuple(prompt) for prompt in prompts for _ in range(n)]
         device, rows = model.device, len(self.prompts)
         self.end = torch.tensor(markers.end_of_thinking, device=device)
@@ -132,7 +141,7 @@ class _Batch:
         """Put one more token on every live rollout: sampled, or the next id of a forced marker."""
         logprobs = self.logits.float().log_softmax(-1)
         probabilities = (logprobs / self.sampling.temperature).softmax(-1)
-        tokens = torch.multinomial(probabilities, 1, generator=self.random_numbers)[:, 0]
+        tokens = self._draw(probabilities)
         rows = self.rows[self.live]
         at = self.length[rows]
         forced = at - self.force_from[rows]
@@ -144,6 +153,15 @@ class _Batch:
         self.length[rows] = at + 1
         self.live[self.live.clone()] = ~self._ended(rows, tokens[self.live])
         return tokens
+
+    def _draw(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """An id a row by inversion: the first whose cumulative probability exceeds the row's number."""
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+        number = self.uniform[self.rows].gather(1, self.length[self.rows, None].clamp(max=self.uniform.shape[1] - 1))
+        # Of the sum rather than of 1, so that rounding cannot lead past the last id.
+        return torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)[:, 0].clamp(
+            max=probabilities.shape[1] - 1
+        )
 
     def _ended(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Close rationales, begin to force those that must close, and tell which rollouts have ended, [rows]."""

@@ -31,7 +31,10 @@ from components.training.checkpoint import (
     save_state,
     write_folder,
 )
-from components.training.trainer import Group, Trainer
+from components.training.batches import Group
+from components.training.ranks import Ranks, device
+from components.training.trainer import Trainer
+from components.training.zero import start_ranks
 
 RECORD = "train.json"
 NOT_OF_A_RUN = {"arms", "seeds", "probe", "promote", "sweep", "teaching"}  # settings that no run depends on
