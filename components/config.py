@@ -186,8 +186,8 @@ class TrainSettings(Section):
             raise ValueError("train.offload = true needs ZeRO; set train.zero_stage to 1, 2 or 3.")
         if self.lora_rank and self.zero_stage == 3:
             raise ValueError(
-                f"train.lora_rank = {self.lora_rank} with train.zero_stage = 3 is not supported; take stage 2, the frozen"
-                " weights need no sharded optimizer."
+                f"train.lora_rank = {self.lora_rank} with train.zero_stage = 3 is not supported; take stage 2, for"
+                " frozen weights have no optimizer state to shard."
             )
         return self
 

@@ -67,8 +67,8 @@ def collate(
     ids, position, before, target, owner, is_answer = [], [], [], [], [], []
     count = 0
     for prompt, rows, members in zip(prompts, groups, behind, strict=True):
+        last = len(ids) + len(prompt) - 1  # the place of the prompt's last id
         if share:
-            last = len(ids) + len(prompt) - 1
             ids += prompt
             position += range(len(prompt))
         for row, length in zip(rows, members, strict=True):

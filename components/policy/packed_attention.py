@@ -164,9 +164,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, *, cau
     """Output [b, heads, L, width] and log-sum-exp [b, heads, L] of attention, by the device's fused kernel."""
     kernel = _kernel(query)
     if kernel == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, scale=scaling
-        )
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scaling)
     if kernel == "flash":
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)[:2]
     scores = _scores(query, key, scaling, causal)

@@ -60,7 +60,7 @@ class Piece:
 
 
 def cut(piece: Piece, most_tokens: int) -> Iterator[Piece]:
-    """Cut a piece into ones of at most `most_tokens` ids, each with at least one rollout; neighbours in length together.
+    """Cut a piece into ones of at most `most_tokens` ids, neighbours in length together; one rollout is the least.
 
     The group's coefficients have to be known, or it is not to be cut at all.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
+from components.training.ranks import Ranks
 
 
 @dataclass
@@ -21,31 +22,49 @@ class RunState:
     best_score: float = -1.0  # validation maj@k of the best step, a fraction of 1
     mlflow_run_id: str | None = None
     wall_seconds: float = 0.0
+    ended: bool = False  # before its time, for it collapsed
     curves: list[dict[str, float]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)  # step to registered model version
 
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a folder that appears under its name only when it is complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _partial(folder)
+    _begin(partial)
     write(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    _publish(partial, folder)
 
 
 def save_state(root: Path, state: RunState, save_trainer: Callable[[Path], object]) -> None:
-    """Write root/step-N and then remove the states before it."""
+    """Write root/step-N and then remove the states before it. Every process has to; the first one writes `state`."""
+    ranks, folder = Ranks(), root / f"step-{state.step}"
+    partial = _partial(folder)
+    if ranks.first:
+        _begin(partial)
+    ranks.wait()
+    save_trainer(partial)
+    ranks.wait()
+    if ranks.first:
+        (partial / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
+        _publish(partial, folder)
+        for older in root.iterdir():
+            if older != folder:
+                shutil.rmtree(older)
+    ranks.wait()
 
-    def write(folder: Path) -> None:
-        save_trainer(folder)
-        (folder / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
 
-    write_folder(root / f"step-{state.step}", write)
-    for older in root.iterdir():
-        if older.name != f"step-{state.step}":
-            shutil.rmtree(older)
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _begin(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
 
 
 def find_state(root: Path) -> Path | None:

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from components.data.example import Example
 from components.data.prepare import example, load_split
 from components.evaluation.answers import exact_match
 from components.evaluation.evaluate import evaluate
+from components.evaluation.metrics import Estimate
 from components.policy.model import Codec, load_model, load_tokenizer, save_policy
 from components.progress import progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine, Sampling
 from components.rollout.open import open_engine
 from components.tracking.runs import Run, Tracker
+from components.training.batches import Group
 from components.training.checkpoint import (
     RunState,
     find_state,
@@ -31,12 +34,12 @@ from components.training.checkpoint import (
     save_state,
     write_folder,
 )
-from components.training.batches import Group
 from components.training.ranks import Ranks, device
 from components.training.trainer import Trainer
 from components.training.zero import start_ranks
 
 RECORD = "train.json"
+COLLAPSE = 0.1  # of the peak, at or below which validation counts as fallen to near zero
 NOT_OF_A_RUN = {"arms", "seeds", "probe", "promote", "sweep", "teaching"}  # settings that no run depends on
 
 
@@ -74,8 +77,8 @@ def train(
         record = TrainingRecord(**json.loads((out / RECORD).read_text(encoding="utf-8")))
         refuse_other(record.identity, identity, out)
         return record
-    run_of_arm = _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out)
-    return run_of_arm.run(tracker)
+    start_ranks()
+    return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker)
 
 
 def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:
@@ -105,8 +108,11 @@ class _ArmRun:
         self.tokenizer = load_tokenizer(base)
         self.codec = Codec(self.tokenizer, settings.model, chat=settings.task.start == "warm")
         # DeepSpeed before the engine: in the other order vLLM would take the process group for its own.
-        self.policy = load_model(base, dtype=settings.model.dtype)
-        self.trainer = Trainer(self.policy, arm, settings.train, seed=seed)
+        self.ranks = Ranks()
+        policy = load_model(base, dtype=settings.model.dtype).to(device())
+        self.trainer = Trainer(policy, arm, settings.train, seed=seed)
+        # What is sampled from and saved: the trainer's own model, or a copy where its weights are sharded or adapted.
+        self.policy = policy if self.trainer.lends_policy else load_model(base, dtype=settings.model.dtype).to(device())
         self.state = RunState(identity)
         found = find_state(out / "state")
         if found is not None:
@@ -114,31 +120,58 @@ class _ArmRun:
             self.trainer.load(found)
 
     def run(self, tracker: Tracker) -> TrainingRecord:
-        steps = range(self.state.step, self.settings.train.steps)
-        markers = self.codec.markers
-        self._restore_checkpoints(tracker)
-        with self._tracked(tracker) as run, open_engine(self.settings, self.policy, self.base, markers) as engine:
-            for step in progress(steps, f"train {self.arm.name} seed {self.seed}"):
+        """Every process runs the loop; the first one alone validates, logs and writes."""
+        first, markers, name = self.ranks.first, self.codec.markers, f"train {self.arm.name} seed {self.seed}"
+        steps = range(self.state.step, self.steps)
+        if first:
+            self._restore_checkpoints(tracker)
+        with (
+            self._tracked(tracker) if first else nullcontext() as run,
+            open_engine(self.settings, self.policy, self.base, markers) as engine,
+        ):
+            for step in progress(steps, name) if first else steps:
                 started = time.perf_counter()
                 metrics, speed = self._step(engine, step)
-                if (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.settings.train.steps:
-                    metrics |= self._validate(engine, run, step + 1)
+                validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
+                if validates:
+                    engine.load_weights(self._weights())
+                    metrics |= self._validate(engine, run, step + 1) if run else {}
                 self.state.curves.append({"step": step + 1, **metrics})
                 self.state.wall_seconds += time.perf_counter() - started
-                run.metrics(step + 1, metrics | speed)
-                if str(step + 1) in self.state.versions:
-                    run.flush()
+                if run:
+                    run.metrics(step + 1, metrics | speed)
+                if validates:
+                    if run:
+                        run.flush()
+                    self.state = self.ranks.share(self.state)
                     save_state(self.out / "state", self.state, self.trainer.save)
-            record = self._finish(run)
-            tracker.registry.set_best(self.model_name, f"validation/maj_at_{self.settings.evaluation.samples}")
+                    if self.state.ended:
+                        break
+            record: Any = None
+            if run:
+                record = self._finish(run)
+                tracker.registry.set_best(self.model_name, f"validation/maj_at_{self.settings.evaluation.samples}")
         self.trainer.close()
-        return record
+        return self.ranks.share(record)
+
+    @property
+    def steps(self) -> int:
+        """How many there are to do; none are left to a run that ended before its time."""
+        return self.state.step if self.state.ended else self.settings.train.steps
+
+    def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """The weights for the sampler and for checkpoints; every process has to ask."""
+        own = self.policy.state_dict()
+        if not self.trainer.lends_policy:
+            for name, weight in self.trainer.weights():
+                own[name].copy_(weight)
+        return own.items()
 
     def _restore_checkpoints(self, tracker: Tracker) -> None:
         """Fetch back the checkpoints of an interrupted run: DVC removes a stage's outputs before it runs it again."""
         for step, version in self.state.versions.items():
             folder = self.out / "checkpoints" / f"step-{step}"
-            if not folder.exists():
+            if not folder.exists() and int(step) in self._kept():
                 tracker.registry.download(f"{self.model_name}/{version}", folder)
 
     def _tracked(self, tracker: Tracker) -> Run:
@@ -172,21 +205,25 @@ class _ArmRun:
         """One step of training; what it measured, and how fast it was."""
         rollout, group_size = self.settings.rollout, self.settings.rollout.group_size
         started = time.perf_counter()
-        engine.load_weights(self.policy.state_dict().items())
-        examples = self._draw_examples(step)
+        engine.load_weights(self._weights())
+        places = range(self.ranks.rank, self.settings.train.groups_per_step, self.ranks.size)
+        drawn = self._draw_examples(step)
+        examples = [drawn[place] for place in places]
         sampling = Sampling(
             max_new_tokens=rollout.max_new_tokens,
             answer_reserve=rollout.answer_reserve,
             seed=derive_seed(self.seed, "rollout", step),
             answers=self.arm.samples_answers,
+            places=tuple(places),
         )
         rollouts = engine.generate([self.codec.prompt(item.prompt) for item in examples], group_size, sampling)
         sampled = time.perf_counter()
-        groups = [self._group(item, members) for item, members in zip(examples, rollouts, strict=True)]
-        metrics = self.trainer.update(groups, step).metrics() | _rollout_metrics(rollouts)
+        groups = [self._group(*group) for group in zip(examples, rollouts, places, strict=True)]
+        metrics = self.trainer.update(groups, step).metrics()
         finished = time.perf_counter()
-        tokens = sum(len(member.logprobs) for members in rollouts for member in members)
-        return metrics, {
+        everyone = [members for part in self.ranks.gather(rollouts) for members in part]
+        tokens = sum(len(member.logprobs) for members in everyone for member in members)
+        return metrics | _rollout_metrics(everyone), {
             "speed/rollout_seconds": sampled - started,
             "speed/update_seconds": finished - sampled,
             "speed/tokens_per_second": tokens / (finished - started),
@@ -200,11 +237,11 @@ class _ArmRun:
         orders = {epoch: torch.randperm(size, generator=generator(self.seed, "order", epoch)) for epoch in epochs}
         return [example(self.examples[int(orders[p // size][p % size])]) for p in positions]
 
-    def _group(self, item: Example, rollouts: list[Rollout]) -> Group:
+    def _group(self, item: Example, rollouts: list[Rollout], place: int) -> Group:
         prompt = rollouts[0].prompt_ids
         if not self.arm.samples_answers:
             gold = self.codec.gold_answer(item.answers[0])
-            return Group(prompt, rollouts, answers=[gold] * len(rollouts), reward=None)
+            return Group(prompt, rollouts, [gold] * len(rollouts), None, item.id, place)
         reward = [
             float(
                 rollout.finish_reason == "stop"
@@ -212,11 +249,10 @@ class _ArmRun:
             )
             for rollout in rollouts
         ]
-        return Group(prompt, rollouts, answers=[rollout.answer_ids for rollout in rollouts], reward=reward)
+        return Group(prompt, rollouts, [rollout.answer_ids for rollout in rollouts], reward, item.id, place)
 
     def _validate(self, engine: RolloutEngine, run: Run, step: int) -> dict[str, float]:
         """Score the validation split, keep the checkpoint, register it; the best one so far gets to be final."""
-        engine.load_weights(self.policy.state_dict().items())
         result = evaluate(
             engine,
             self.codec,
@@ -235,8 +271,31 @@ class _ArmRun:
         # Of equal scores the later one: it has learned from more.
         if result.maj_at_k.value >= self.state.best_score:
             self.state.best_step, self.state.best_score = step, result.maj_at_k.value
+        self._look_for_collapse(result.maj_at_k, step)
+        for folder in (self.out / "checkpoints").iterdir():
+            if int(folder.name.removeprefix("step-")) not in self._kept():
+                shutil.rmtree(folder)
         say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
         return figures
+
+    def _kept(self) -> set[int]:
+        """The steps whose checkpoints are kept: the last ones and the best; all where train.keep is null."""
+        steps = sorted(map(int, self.state.versions))
+        last = steps[-(self.settings.train.keep or len(steps)) :]
+        return {*last, self.state.best_step}
+
+    def _look_for_collapse(self, now: Estimate, step: int) -> None:
+        """Warn where validation has fallen to a tenth of its peak, both told apart from chance; end the run if set."""
+        best = self.state.best_score
+        if not (now.value <= COLLAPSE * best and now.high < best):
+            return
+        stop = self.settings.train.stop_on_collapse
+        say(
+            f"warning: {self.arm.name} seed {self.seed} collapsed: validation {now.value:.0%} at step {step}, after"
+            f" {best:.0%} at step {self.state.best_step}, which stays the best checkpoint"
+            f"{'; the run ends here' if stop else ''}."
+        )
+        self.state.ended = stop
 
     def _finish(self, run: Run) -> TrainingRecord:
         """Put the best checkpoint into final, write the record and the curves, and drop the resume state."""
@@ -249,7 +308,7 @@ class _ArmRun:
             identity=state.identity,
             arm=self.arm.name,
             seed=self.seed,
-            steps=self.settings.train.steps,
+            steps=state.step,
             best_step=state.best_step,
             validation=state.best_score,
             wall_seconds=state.wall_seconds,

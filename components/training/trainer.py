@@ -256,7 +256,9 @@ class _Watch:
     def __init__(self, scorer: Scorer) -> None:
         self.sums: list[Tensor] = []
         trained = (parameter for parameter in scorer.parameters() if parameter.requires_grad)
-        self.hooks = [parameter.register_hook(lambda gradient: self.sums.append(gradient.sum())) for parameter in trained]
+        self.hooks = [
+            parameter.register_hook(lambda gradient: self.sums.append(gradient.sum())) for parameter in trained
+        ]
 
     def finite(self) -> bool:
         """Whether all gradients since it was last asked were."""
