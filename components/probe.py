@@ -6,6 +6,7 @@ probability that needs no success to be seen.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from components.randomness import derive_seed, generator
 from components.rollout.engine import RolloutEngine, Sampling
 from components.rollout.open import open_engine
 
+ROWS, BAR = 10, 40  # the most rows of a histogram, and the characters of its longest bar
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -100,6 +102,27 @@ def log_success(
 def grpo_signal(p: torch.Tensor, group_size: int) -> float:
     """The expected share of groups with both a right and a wrong rollout: 1 - (1 - P)^M - P^M, averaged."""
     return (1 - (1 - p) ** group_size - p**group_size).mean().item()
+
+
+def histogram(log_p: Sequence[float | None]) -> list[str]:
+    """Lines for a terminal: how many examples have which P, the likeliest first, in steps of whole powers of ten.
+
+    log_p: natural logarithms; None is a P of 0.
+    """
+    powers = [math.ceil(value / math.log(10)) for value in log_p if value is not None]  # P is at most 10^power
+    if powers:
+        step = -(-(max(powers) - min(powers) + 1) // ROWS)
+        counts = Counter((max(powers) - power) // step for power in powers)
+        rows = {max(powers) - step * row: counts[row] for row in range(max(counts) + 1)}
+        lines = {f"10^{top - step} to 10^{top}": count for top, count in rows.items()}
+    else:
+        lines = {}
+    if zeros := len(log_p) - len(powers):
+        lines["0"] = zeros
+    longest, width = max(lines.values()), max(map(len, lines))
+    return [
+        f"{name:>{width}}  {'#' * math.ceil(BAR * count / longest):<{BAR}} {count:>4}" for name, count in lines.items()
+    ]
 
 
 def _quantile(log_p: torch.Tensor, q: float) -> float:

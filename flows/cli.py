@@ -144,6 +144,7 @@ def probe(
 ) -> None:
     """Ask whether RL would stall: how often is the base model right (p0), and would GRPO see any signal?"""
     settings = load_settings(params, overrides or [])
+    from components.probe import histogram
     from components.probe import probe as run_probe
     from tasks.inputs import find_base, find_data
 
@@ -152,8 +153,9 @@ def probe(
     )
     k = settings.evaluation.samples
     typer.echo(
-        f"P of {found.examples} training examples: mean {found.p0['mean']:.2g}, median {found.p0['median']:.2g}\n"
-        f"groups in which GRPO would see unequal rewards: {found.grpo_groups_with_signal:.1%}\n"
+        f"P of {found.examples} training examples: mean {found.p0['mean']:.2g}, median {found.p0['median']:.2g}\n\n"
+        + "\n".join(histogram(found.log_p))
+        + f"\n\ngroups in which GRPO would see unequal rewards: {found.grpo_groups_with_signal:.1%}\n"
         f"held-out maj@{k} of the base model: {found.base[f'maj_at_{k}']:.1%}"
     )
 

@@ -17,7 +17,7 @@ from components.policy.base import make_base
 from components.policy.embedded import build_model, build_tokenizer
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec
-from components.probe import grpo_signal, log_success, probe
+from components.probe import grpo_signal, histogram, log_success, probe
 from components.rollout.transformers_engine import TransformersEngine
 from tasks.inputs import make_data
 from tests.conftest import small_settings
@@ -48,6 +48,32 @@ def test_signal_is_the_probability_of_unequal_rewards(p: float, size: int) -> No
 def test_signal_is_a_mean_over_examples() -> None:
     p = torch.tensor([0.0, 0.5, 1.0, 0.5], dtype=torch.float64)
     assert grpo_signal(p, 3) == pytest.approx(0.375)
+
+
+# What is shown of P
+
+
+def test_histogram_counts_every_example_once_by_powers_of_ten() -> None:
+    ten = math.log(10)
+    lines = histogram([-0.5 * ten, -0.9 * ten, -1.5 * ten, -3.2 * ten, None])
+    assert [line.strip().split("  ")[0] for line in lines] == [
+        "10^-1 to 10^0", "10^-2 to 10^-1", "10^-3 to 10^-2", "10^-4 to 10^-3", "0",
+    ]  # fmt: skip
+    assert [line.split()[-1] for line in lines] == ["2", "1", "0", "1", "1"]
+    assert [line.count("#") for line in lines] == [40, 20, 0, 20, 20]
+
+
+@pytest.mark.parametrize("lowest", [-1, -9, -10, -11, -99, -300])
+def test_histogram_is_short_however_wide_the_range(lowest: int) -> None:
+    powers = [lowest * share / 200 for share in range(201)]
+    lines = histogram([power * math.log(10) for power in powers])
+    assert len(lines) <= 10
+    assert max(map(len, lines)) <= 80
+    assert sum(int(line.split()[-1]) for line in lines) == 201
+
+
+def test_histogram_of_impossible_answers_alone() -> None:
+    assert [line.split()[0] for line in histogram([None, None])] == ["0"]
 
 
 # P
