@@ -1,10 +1,15 @@
 """What many tests share: the settings of the project, made small, and a tiny policy."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from components.config import Settings, load_settings
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
 PROJECT = Path(__file__).parent.parent
 
@@ -33,3 +38,12 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    from tests.postgres import Postgres
+
+    server = Postgres()
+    yield server
+    server.stop()

@@ -4,3 +4,5 @@ import os
 
 # Before MLflow is imported for the first time: its telemetry would send usage events to the outside.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Its bars, one for each of a handful of small files, would drown what a command says.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -1,14 +1,17 @@
 """Where runs and checkpoints are kept: one MLflow store that many processes open at once.
 
-MLFLOW_TRACKING_URI says where. Without it everything lies in the project's folder under MLflow's own default names,
-mlflow.db and mlartifacts/, so that a plain `mlflow ui` started there shows all of it. MLflow keeps absolute paths: a
-folder that was moved shows its runs and figures, but no longer finds its artifacts.
+MLFLOW_TRACKING_URI says where: a server (http://...) or a database (postgresql://...). Without it everything lies in
+the project's folder under MLflow's own default names, mlflow.db and mlartifacts/, so that a plain `mlflow ui` started
+there shows all of it. MLFLOW_DEFAULT_ARTIFACT_ROOT says where the files of a new store without a server go (s3://...,
+a shared folder); a server decides that itself. MLflow keeps absolute paths: a folder that was moved shows its runs and
+figures, but no longer finds its artifacts.
 """
 
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,11 +22,13 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.db import upgrade
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from components.errors import UserError
 
 EXPERIMENT = "thaw"
+DATABASE_LOCK = 0x74686177  # any number that nobody else takes
 LONGEST_PAUSE = 10.0  # seconds between two attempts
 
 P = ParamSpec("P")
@@ -55,7 +60,7 @@ class Store:
         while True:
             try:
                 return function(*args, **kwargs)
-            except MlflowException as error:
+            except (MlflowException, SQLAlchemyError) as error:
                 if not is_outage(error):
                     raise
                 if time.monotonic() + pause > deadline:
@@ -87,8 +92,8 @@ def open_store(root: Path, *, timeout: float = 30.0, patience: float = 300.0) ->
     try:
         lock = FileLock(root / "mlflow.db.lock")
         with lock:
-            client = _client(uri)
-            experiment_id = _experiment_id(client, None if remote else root / "mlartifacts" / EXPERIMENT)
+            client = _unlocked(lambda: _client(uri), timeout)
+            experiment_id = _experiment_id(client, None if remote else _artifacts(root))
     except OSError as error:
         raise UserError(f"the folder {root}, which is to hold MLflow's files, cannot be written: {error}.") from error
     except (MlflowException, SQLAlchemyError, CommandError) as error:
@@ -99,7 +104,8 @@ def open_store(root: Path, *, timeout: float = 30.0, patience: float = 300.0) ->
 def is_outage(error: Exception) -> bool:
     """Whether the store is away, overloaded or locked, and the same call may succeed a little later."""
     if not isinstance(error, MlflowException):
-        return False
+        # What MLflow itself reports as unavailable, in the calls that open a database once more.
+        return isinstance(error, OperationalError)
     # A lost connection reaches us as a plain MlflowException without a code of its own.
     lost = error.error_code == "INTERNAL_ERROR" and str(error).startswith("API request to http")
     return lost or error.error_code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
@@ -144,9 +150,41 @@ def _wait_for_server(uri: str, timeout: float) -> None:
         time.sleep(0.5)
 
 
+def _unlocked(function: Callable[[], T], timeout: float) -> T:
+    """Call a function again and again while another process keeps SQLite's file locked."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return function()
+        except OperationalError as error:
+            if "database is locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """No other machine opens this database meanwhile: of several that make the tables of an empty one, all fail."""
+    if not uri.startswith("postgresql"):
+        yield
+        return
+    engine = create_engine(uri)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": DATABASE_LOCK})  # until the connection ends
+        yield
+        connection.invalidate()
+    engine.dispose()
+
+
+def _artifacts(root: Path) -> str:
+    chosen = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
+    return f"{chosen.rstrip('/')}/{EXPERIMENT}" if chosen else str(root / "mlartifacts" / EXPERIMENT)
+
+
 def _client(uri: str) -> MlflowClient:
     try:
-        return MlflowClient(tracking_uri=uri)  # makes the tables of a new store
+        with _alone(uri):
+            return MlflowClient(tracking_uri=uri)  # makes the tables of a new store
     except MlflowException:
         if not uri.startswith("sqlite:"):
             raise
@@ -155,11 +193,11 @@ def _client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
-def _experiment_id(client: MlflowClient, artifacts: Path | None) -> str:
+def _experiment_id(client: MlflowClient, artifacts: str | None) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         try:
-            return client.create_experiment(EXPERIMENT, artifact_location=None if artifacts is None else str(artifacts))
+            return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -169,5 +207,10 @@ def _experiment_id(client: MlflowClient, artifacts: Path | None) -> str:
         raise UserError(
             f"the MLflow experiment '{EXPERIMENT}' was deleted; bring it back with"
             f" `mlflow experiments restore --experiment-id {experiment.experiment_id}`."
+        )
+    if "MLFLOW_DEFAULT_ARTIFACT_ROOT" in os.environ and artifacts not in (None, experiment.artifact_location):
+        raise UserError(
+            f"this MLflow store keeps its artifacts in {experiment.artifact_location} and not in {artifacts};"
+            " unset MLFLOW_DEFAULT_ARTIFACT_ROOT, or begin a new store."
         )
     return experiment.experiment_id
