@@ -4,6 +4,7 @@ Heavy libraries are imported by the command that needs them, so that `thaw --hel
 """
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -176,20 +177,24 @@ def train(
     """
     settings = load_settings(params, overrides or [])
     chosen = _arm(settings, arm)
+    seed = settings.seeds[0] if seed is None else seed
+    from tasks.inputs import find_base, find_data
+    from tasks.launch import launch, needs_launch
+
+    data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
+    if needs_launch(settings.compute):
+        changes = [part for override in overrides or [] for part in ("--set", override)]
+        inputs = ["--data", str(data), "--base", str(base), "--params", str(params)]
+        arguments = ["train", "--arm", chosen.name, "--seed", str(seed), "--out", str(out), *inputs, *changes]
+        raise typer.Exit(launch(settings.compute, arguments))
     from components.tracking.runs import connect
     from components.training.loop import train as run_training
-    from tasks.inputs import find_base, find_data
     from tasks.workspace import project_root
 
-    record = run_training(
-        settings,
-        chosen,
-        settings.seeds[0] if seed is None else seed,
-        data=find_data(settings, data, BUILD, out),
-        base=find_base(settings, base, BUILD, out),
-        out=out,
-        tracker=connect(project_root()),
-    )
+    tracker = connect(project_root())
+    record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker)
+    if os.environ.get("RANK", "0") != "0":
+        return
     typer.echo(
         f"{out / 'final'}: step {record.best_step} of {record.steps}, validation"
         f" maj@{settings.evaluation.samples} {record.validation:.1%},"

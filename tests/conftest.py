@@ -25,7 +25,7 @@ def small_settings(*overrides: str) -> Settings:
     return load_settings(PROJECT / "params.yaml", [*SMALL, f"task.path={PROJECT / 'data/skills'}", *overrides])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def project() -> Path:
     return PROJECT
 

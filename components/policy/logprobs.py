@@ -150,21 +150,17 @@ class Scorer(nn.Module):
 
 
 class _LogSoftmaxAt(torch.autograd.Function):
-    """log-softmax of [tokens, vocabulary] at one id each, [tokens]; its gradient overwrites the logits."""
+    """log-softmax of [tokens, vocabulary] at one id each, [tokens]; the gradient is written over the logits."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
         log_sum = logits.logsumexp(-1)
-        ctx.save_for_backward(targets, log_sum)
-        ctx.logits = logits  # not saved the usual way, which forbids overwriting
+        ctx.save_for_backward(logits, targets, log_sum)
         return logits.gather(1, targets[:, None])[:, 0] - log_sum
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[override]
-        targets, log_sum = ctx.saved_tensors
-        if ctx.logits is None:
-            raise RuntimeError("the logits were overwritten by the first backward pass; score again.")
-        logits, ctx.logits = ctx.logits, None
+        logits, targets, log_sum = ctx.saved_tensors
         logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
         return logits.scatter_add_(1, targets[:, None], gradient[:, None]), None
 

@@ -92,6 +92,7 @@ def discard_gradients(engine: Any) -> None:
     """Forget what was accumulated, as DeepSpeed itself does after an overflow."""
     optimizer = engine.optimizer
     engine.zero_grad()
+    optimizer.zero_grad()
     if hasattr(optimizer, "reset_cpu_buffers") and getattr(optimizer, "cpu_offload", False):
         optimizer.reset_cpu_buffers()
     elif hasattr(optimizer, "all_grad_tensors"):  # ZeRO 1 and 2

@@ -1,7 +1,8 @@
 """One update against the same update by hand: plain forward passes, coefficients in words, PyTorch's own optimizer."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from components.config import Arm, TrainSettings
-from components.policy.logprobs import collate
+from components.errors import UserError
+from components.policy.logprobs import Scorer, collate
 from components.randomness import generator
 from components.rollout.engine import Markers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
@@ -544,3 +546,119 @@ def test_micro_batches_are_filled_before_a_new_one_begins() -> None:
     assert len({piece.tokens for piece in pieces}) == 1
     assert [len(batch) for batch in micro_batches(pieces, 2 * pieces[0].tokens + 20)] == [2, 2, 2]
     assert micro_batches([], 100) == []
+
+
+# Ways to train
+
+
+def test_paft_trains_what_it_drew_alone(new_policy: NewPolicy) -> None:
+    policy, ids = new_policy(), []
+    trained = trainer(policy, "paft-q0.75")
+    policy.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: ids.append(given[0].numel()) if torch.is_grad_enabled() else None
+    )
+    report = trained.update(make_groups("paft"), 0)
+    trained.close()
+    assert 3 <= report.trained < report.rollouts == 3 * M
+    assert sum(ids) < sum(piece.tokens for piece in whole(make_groups("paft")))
+
+
+@pytest.mark.parametrize("way", [{"gradient_checkpointing": True}, {"offload": True, "zero_stage": 2}], ids=str)
+def test_ways_that_save_memory_change_nothing_but_rounding(way: dict[str, Any], new_policy: NewPolicy) -> None:
+    plain, saving = new_policy(), new_policy()
+    for policy, others in ((plain, {}), (saving, way)):
+        trained = trainer(policy, "garl-q0.75", max_grad_norm=0.01, **others)
+        for step in range(3):
+            trained.update(make_groups("garl", seed=step), step)
+        trained.close()
+    assert difference(plain, saving) < 1e-6
+
+
+def test_bfloat16_trains_with_float32_behind_it(new_policy: NewPolicy) -> None:
+    """Steps too small for a bfloat16 weight to notice add up all the same."""
+    policy, exact = new_policy().to(torch.bfloat16), new_policy()
+    for model, stage in ((policy, 2), (exact, 0)):
+        trained = trainer(model, "garl-q0.75", zero_stage=stage, learning_rate=1e-4, schedule="constant")
+        for step in range(50):
+            trained.update(make_groups("garl", seed=step), step)
+        trained.close()
+    models = (new_policy(), policy, exact)
+    before, first, second = (torch.cat([w.float().flatten() for w in state(m).values()]) for m in models)
+    moved, wanted = first - before, second - before
+    assert torch.cosine_similarity(moved, wanted, dim=0) > 0.5
+
+
+def test_adapters_train_alone_and_are_merged_for_sampler_and_checkpoint(
+    new_policy: NewPolicy, plain_policy: PreTrainedModel, tmp_path: Path
+) -> None:
+    policy, base = new_policy(), state(plain_policy)
+    trained = trainer(policy, "garl-q0.75", lora_rank=2, learning_rate=0.01)
+    assert not trained.lends_policy
+    assert difference(state(policy), base) == 0
+    for step in range(3):
+        trained.update(make_groups("garl", seed=step), step)
+    merged = state(policy)
+    changed = {name for name in base if not torch.equal(merged[name], base[name])}
+    assert changed == {name for name in base if "proj" in name}
+    plain_policy.load_state_dict(merged)
+    group = make_groups("garl")[0]
+    batch = trained.scorer.collate([group.prompt], [group.rows])
+    with torch.no_grad():
+        torch.testing.assert_close(trained.scorer(batch), Scorer(plain_policy)(batch), rtol=1e-5, atol=1e-5)
+    trained.save(tmp_path)
+    trained.close()
+    resumed = trainer(new_policy(), "garl-q0.75", lora_rank=2)
+    resumed.load(tmp_path)
+    assert difference(state(resumed.policy), merged) == 0
+    resumed.close()
+
+
+# Guards
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_that_is_not_finite_is_skipped_and_leaves_no_trace(stage: int, new_policy: NewPolicy) -> None:
+    steady, skipping = new_policy(), new_policy()
+    straight = trainer(steady, "garl-q0.75", zero_stage=stage)
+    trained = trainer(skipping, "garl-q0.75", zero_stage=stage, non_finite="skip", micro_batch_tokens=1)
+    straight.update(make_groups("garl", seed=0), 0)
+    trained.update(make_groups("garl", seed=0), 0)
+    weights = state(skipping)
+    with poisoned(trained):
+        report = trained.update(make_groups("garl", seed=5), 1)
+    assert report.metrics()["train/skipped"] == 1
+    assert difference(skipping, weights) == 0
+    straight.update(make_groups("garl", seed=1), 2)
+    trained.update(make_groups("garl", seed=1), 2)
+    assert difference(steady, skipping) < 1e-6
+    straight.close()
+    trained.close()
+
+
+def test_a_step_that_is_not_finite_names_its_examples(new_policy: NewPolicy) -> None:
+    policy = new_policy()
+    trained = trainer(policy, "garl-q0.75", micro_batch_tokens=60)
+    before = state(policy)
+    with poisoned(trained), pytest.raises(UserError, match=r"^step 4: .* not finite for example\(s\) example-\d;"):
+        trained.update(make_groups("garl"), 3)
+    assert difference(policy, before) == 0
+    trained.close()
+
+
+@contextmanager
+def poisoned(trained: Trainer) -> Iterator[None]:
+    """The gradient of the second pass becomes NaN on its way into one weight."""
+    passes = 0
+
+    def poison(gradient: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        return gradient * torch.nan if passes == 2 else gradient
+
+    weight = trained.policy.get_input_embeddings().weight
+    for hook in trained.watch.hooks:
+        hook.remove()
+    handle = weight.register_hook(poison)
+    trained.watch = type(trained.watch)(trained.scorer)
+    yield
+    handle.remove()

@@ -1,0 +1,33 @@
+"""Training on several processes: this command again, on all of them, by DeepSpeed's launcher."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from components.config import ComputeSettings
+
+
+def needs_launch(compute: ComputeSettings) -> bool:
+    """Whether the settings ask for several processes and this is none of them."""
+    return (compute.processes > 1 or compute.hostfile is not None) and "RANK" not in os.environ
+
+
+def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
+    """Run `thaw ARGUMENTS` on compute.processes processes of this host, or of each one in compute.hostfile.
+
+    Returns the exit status: that of the first process that failed, or 0.
+    """
+    place = [f"--num_gpus={compute.processes}", f"--master_port={_free_port()}"]
+    if compute.hostfile is not None:
+        place = [f"--hostfile={compute.hostfile}"]
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *place, "--no_local_rank", "--module", "flows.cli"]
+    threads = str(compute.threads)
+    return subprocess.run([*command, *arguments], env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

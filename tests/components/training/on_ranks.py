@@ -1,0 +1,34 @@
+"""Ten updates at every ZeRO stage on however many processes started this; the first one writes the weights."""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from components.config import Arm
+from components.policy.model import load_model
+from components.training.trainer import Trainer
+from tests.components.training.test_trainer import make_groups, settings
+
+SHAPES = ((1, 3), (6, 5), (3, 7), (4, 9), (2, 2))  # five groups: two processes have unequal shares and passes
+
+
+def main(policy: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    for arm in ("garl-q0.75", "paft-q0.75", "grpo"):
+        for stage in range(4) if arm == "garl-q0.75" else (2,):
+            train = settings(zero_stage=stage, micro_batch_tokens=40, max_grad_norm=0.1, learning_rate=1e-3, steps=10)
+            trainer = Trainer(load_model(policy), Arm.parse(arm), train, seed=7)
+            for step in range(10):
+                groups = make_groups(arm, seed=step, shapes=SHAPES)
+                trainer.update(groups[trainer.ranks.rank :: trainer.ranks.size], step)
+            weights = {name: weight.clone() for name, weight in trainer.weights() if name != "lm_head.weight"}
+            if trainer.ranks.first:
+                save_file(weights, out / f"{arm}-stage{stage}.safetensors")
+            trainer.close()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
