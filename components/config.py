@@ -146,6 +146,19 @@ class RolloutSettings(Section):
     answer_reserve: Positive  # of those, kept free for the answer
     batch_rollouts: Positive  # the most rollouts the Transformers engine samples at once
     timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
+    placement: Annotated[str, Field(pattern=r"^(colocated|sleeping|server|https?://.+)$")]  # of vLLM
+    server_options: list[str]  # of `vllm serve`
+    weights_folder: str | None  # where a server at a URL finds new weights
+    table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
+    table_rows: Positive
+
+    @model_validator(mode="after")
+    def _placement_is_of_vllm(self) -> "RolloutSettings":
+        if self.engine != "vllm" and self.placement != "colocated":
+            raise ValueError(
+                f"rollout.placement = {self.placement} needs rollout.engine = vllm; {self.engine} is always colocated."
+            )
+        return self
 
     @model_validator(mode="after")
     def _answer_fits(self) -> "RolloutSettings":
@@ -177,6 +190,10 @@ class TrainSettings(Section):
     baseline: bool  # GARL's leave-one-out baseline
     non_finite: Literal["stop", "skip"]
     stop_on_collapse: bool
+    importance_weights: Literal["none", "truncated", "masked"]
+    importance_level: Literal["token", "sequence"]
+    importance_bound: Annotated[float, Field(ge=1)]
+    max_mismatch: Annotated[float, Field(gt=0)]  # nats, mean over sampled ids
     validate_every: Positive  # steps; also how often a checkpoint is kept
     keep: Positive | None
 

@@ -24,6 +24,7 @@ from components.progress import progress
 from components.randomness import derive_seed, generator
 from components.rollout.engine import RolloutEngine, Sampling
 from components.rollout.open import open_engine
+from components.rollout.sample import sample
 
 ROWS, BAR = 10, 40  # the most rows of a histogram, and the characters of its longest bar
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -87,13 +88,11 @@ def log_success(
             seed=derive_seed("probe", first),
             answers=False,
         )
-        prompts = [codec.prompt(item.prompt) for item in batch]
-        for item, prompt, group in zip(
-            batch, prompts, engine.generate(prompts, settings.rollout.group_size, sampling), strict=True
-        ):
+        groups = sample(engine, codec, batch, settings.rollout.group_size, sampling)
+        for item, group in zip(batch, groups, strict=True):
             gold = codec.gold_answer(item.answers[0])
             rows = [Row(rollout.rationale_ids, gold, rollout.forced_end) for rollout in group]
-            scored = scorer.collate([prompt], [rows])
+            scored = scorer.collate([group[0].prompt_ids], [rows])
             _, log_w = sequence_logprobs(scorer(scored), scored)
             found.append(log_mean(log_w[None].cpu()))
     return torch.cat(found)

@@ -15,6 +15,7 @@ from components.policy.model import Codec
 from components.progress import progress
 from components.randomness import derive_seed
 from components.rollout.engine import RolloutEngine, Sampling
+from components.rollout.sample import sample
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def evaluate(
             answer_reserve=rollout.answer_reserve,
             seed=derive_seed(settings.seed, "evaluate", first),
         )
-        groups = engine.generate([codec.prompt(example.prompt) for example in batch], settings.samples, sampling)
+        groups = sample(engine, codec, batch, settings.samples, sampling)
         for example, group in zip(batch, groups, strict=True):
             scored.append(score(example, [codec.answer_text(rollout.answer_ids) for rollout in group], task))
     return summarize(scored, settings)

@@ -16,8 +16,8 @@ class Rollout:
     prompt_ids: the prompt, as given to the engine.
     rationale_ids: everything up to and including the end-of-thinking marker.
     answer_ids: what follows, with the end-of-turn token if it was sampled; empty when only rationales were asked for.
-    logprobs: the sampling model's log p of every id of rationale_ids + answer_ids, in nats, forced ids included; at
-        temperature 1, whatever the sampling's temperature was.
+    logprobs: the sampling model's log p of every id of rationale_ids + answer_ids, in nats; at temperature 1, whatever
+        the sampling's temperature was. 0 for forced ids, which were not sampled.
     finish_reason: "stop" when the model ended its turn (or its rationale, where only that was asked for), "length" when
         the budget ended it.
     forced_end: how many of the last rationale_ids were forced by the budget rather than sampled; these carry no score
@@ -73,6 +73,14 @@ class Sampling:
         return self.max_new_tokens - self.answer_reserve
 
 
+class PromptError(UserError):
+    """A prompt that cannot be sampled; index is its place among those of the call."""
+
+    def __init__(self, index: int, problem: str) -> None:
+        super().__init__(f"prompt {index} {problem}")
+        self.index = index
+
+
 class RolloutEngine(Protocol):
     """A sampler that can be given new weights. Use it as a context manager."""
 
@@ -82,6 +90,10 @@ class RolloutEngine(Protocol):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take the trainer's weights (the items of its state_dict, tied ones included) without a restart."""
+        ...
+
+    def sleep(self) -> None:
+        """Give back what memory can be given back until load_weights is called again."""
         ...
 
     def close(self) -> None: ...
@@ -97,7 +109,8 @@ def check_request(prompts: Sequence[Sequence[int]], sampling: Sampling, markers:
     context: the most ids of prompt and completion that the model takes; None where it knows no limit.
 
     Raises:
-        UserError: a prompt is empty or too long, or the budget has no room for rationale, marker and answer.
+        PromptError: a prompt is empty or too long.
+        UserError: the budget has no room for rationale, marker and answer.
     """
     if sampling.rationale_budget < 1:
         raise UserError(
@@ -111,9 +124,10 @@ def check_request(prompts: Sequence[Sequence[int]], sampling: Sampling, markers:
         )
     for index, prompt in enumerate(prompts):
         if not prompt:
-            raise UserError(f"prompt {index} has no tokens; remove the example or give it a prompt.")
+            raise PromptError(index, "has no tokens; remove the example or give it a prompt.")
         if context is not None and len(prompt) + sampling.max_new_tokens > context:
-            raise UserError(
-                f"prompt {index} has {len(prompt)} tokens; with rollout.max_new_tokens = {sampling.max_new_tokens} it"
-                f" exceeds the model's context of {context}: shorten the prompt or lower the budget."
+            raise PromptError(
+                index,
+                f"has {len(prompt)} tokens; with rollout.max_new_tokens = {sampling.max_new_tokens} it"
+                f" exceeds the model's context of {context}: shorten the prompt or lower the budget.",
             )

@@ -3,6 +3,7 @@
 For small models it is the quickest engine, and it is the reference that vLLM is tested against.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -11,15 +12,21 @@ from transformers import DynamicCache, PreTrainedModel
 
 from components.policy.prefix_attention import pad_left, run_prefix, share_prompts
 from components.randomness import generator
+from components.rollout.deadline import Deadline
 from components.rollout.engine import Markers, Rollout, Sampling, check_request
 
 
 class TransformersEngine:
     """Samples from `model` itself: trainer and sampler may share one module, and then new weights cost nothing."""
 
-    def __init__(self, model: PreTrainedModel, markers: Markers, *, batch_rollouts: int) -> None:
-        """batch_rollouts: the most rollouts sampled at once; at least one prompt's n always is."""
-        self.model = model
+    def __init__(
+        self, model: PreTrainedModel, markers: Markers, *, batch_rollouts: int, timeout_seconds: float = math.inf
+    ) -> None:
+        """batch_rollouts: the most rollouts sampled at once; at least one prompt's n always is.
+
+        timeout_seconds: of one call.
+        """
+        self.model, self.timeout_seconds = model, timeout_seconds
         self.markers = markers
         self.batch_rollouts = batch_rollouts
 
@@ -31,11 +38,12 @@ class TransformersEngine:
         at_once = max(1, self.batch_rollouts // n)
         places = sampling.places or tuple(range(len(prompts)))
         groups: list[list[Rollout]] = []
-        for first in range(0, len(prompts), at_once):
-            some = slice(first, first + at_once)
-            uniform = _uniform(places[some], n, sampling)
-            rollouts = _Batch(self.model, self.markers, prompts[some], n, sampling, uniform).run()
-            groups.extend(rollouts[i : i + n] for i in range(0, len(rollouts), n))
+        with Deadline("Transformers", self.timeout_seconds) as deadline:
+            for first in range(0, len(prompts), at_once):
+                some = slice(first, first + at_once)
+                uniform = _uniform(places[some], n, sampling)
+                rollouts = _Batch(self.model, self.markers, prompts[some], n, sampling, uniform).run(deadline)
+                groups.extend(rollouts[i : i + n] for i in range(0, len(rollouts), n))
         self.model.train(was_training)
         return groups
 
@@ -45,6 +53,9 @@ class TransformersEngine:
             for name, tensor in weights:
                 if own[name].data_ptr() != tensor.data_ptr():
                     own[name].copy_(tensor)
+
+    def sleep(self) -> None:
+        """Nothing to give back: the model is the trainer's."""
 
     def close(self) -> None:
         """Nothing to give back: the model belongs to the caller."""
@@ -92,8 +103,9 @@ class _Batch:
         self.live = torch.ones_like(self.stopped)  # per row of the cache: whether its rollout goes on
         self._prefill(prompts, n)
 
-    def run(self) -> list[Rollout]:
+    def run(self, deadline: Deadline) -> list[Rollout]:
         while True:
+            deadline.check(f"{int(self.live.sum())} of {len(self.prompts)} rollouts were unfinished")
             tokens = self._sample()
             finished = len(self.live) - int(self.live.sum())
             if finished == len(self.live):
@@ -149,7 +161,7 @@ class _Batch:
         is_forced = (forced >= 0) & (self.rationale_length[rows] == 0)
         tokens[self.live] = torch.where(is_forced, next_of_marker, tokens[self.live])
         self.ids[rows, at] = tokens[self.live]
-        self.logprobs[rows, at] = logprobs.gather(1, tokens[:, None])[self.live, 0]
+        self.logprobs[rows, at] = torch.where(is_forced, 0, logprobs.gather(1, tokens[:, None])[self.live, 0])
         self.length[rows] = at + 1
         self.live[self.live.clone()] = ~self._ended(rows, tokens[self.live])
         return tokens

@@ -16,6 +16,7 @@ from components.config import Arm, Settings
 from components.data.digest import dvc_md5
 from components.data.example import Example
 from components.data.prepare import example, load_split
+from components.errors import UserError
 from components.evaluation.answers import exact_match
 from components.evaluation.evaluate import evaluate
 from components.evaluation.metrics import Estimate
@@ -24,6 +25,7 @@ from components.progress import progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine, Sampling
 from components.rollout.open import open_engine
+from components.rollout.sample import sample
 from components.tracking.runs import Run, Tracker
 from components.training.batches import Group
 from components.training.checkpoint import (
@@ -35,7 +37,7 @@ from components.training.checkpoint import (
     write_folder,
 )
 from components.training.ranks import Ranks, device
-from components.training.trainer import Trainer
+from components.training.trainer import Trainer, UpdateReport, Weighed
 from components.training.zero import start_ranks
 
 RECORD = "train.json"
@@ -131,7 +133,7 @@ class _ArmRun:
         ):
             for step in progress(steps, name) if first else steps:
                 started = time.perf_counter()
-                metrics, speed = self._step(engine, step)
+                metrics, speed = self._step(engine, run, step)
                 validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
                 if validates:
                     engine.load_weights(self._weights())
@@ -201,7 +203,7 @@ class _ArmRun:
             "data_md5": self.state.identity["data"],
         }
 
-    def _step(self, engine: RolloutEngine, step: int) -> tuple[dict[str, float], dict[str, float]]:
+    def _step(self, engine: RolloutEngine, run: Run | None, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One step of training; what it measured, and how fast it was."""
         rollout, group_size = self.settings.rollout, self.settings.rollout.group_size
         started = time.perf_counter()
@@ -216,10 +218,15 @@ class _ArmRun:
             answers=self.arm.samples_answers,
             places=tuple(places),
         )
-        rollouts = engine.generate([self.codec.prompt(item.prompt) for item in examples], group_size, sampling)
+        rollouts = sample(engine, self.codec, examples, group_size, sampling)
+        engine.sleep()
         sampled = time.perf_counter()
         groups = [self._group(*group) for group in zip(examples, rollouts, places, strict=True)]
-        metrics = self.trainer.update(groups, step).metrics()
+        report = self.trainer.update(groups, step)
+        metrics = report.metrics()
+        self._check_mismatch(metrics.get("mismatch/mean_abs", 0.0), step)
+        if run and rollout.table_every and step % rollout.table_every == 0:
+            run.table(f"rollouts/step-{step + 1}", self._table(groups, report, step))
         finished = time.perf_counter()
         everyone = [members for part in self.ranks.gather(rollouts) for members in part]
         tokens = sum(len(member.logprobs) for members in everyone for member in members)
@@ -227,6 +234,44 @@ class _ArmRun:
             "speed/rollout_seconds": sampled - started,
             "speed/update_seconds": finished - sampled,
             "speed/tokens_per_second": tokens / (finished - started),
+        }
+
+    def _check_mismatch(self, mean: float, step: int) -> None:
+        """End a run whose sampler is not the trainer's model, before a checkpoint of it is written."""
+        bound = self.settings.train.max_mismatch
+        if mean > bound:
+            raise UserError(
+                f"step {step + 1}: log-probabilities of the {self.settings.rollout.engine} engine and of the trainer"
+                f" differ by {mean:.2g} nats on average, above train.max_mismatch = {bound:g}: the engine still has the"
+                " weights of an earlier step, or it computes in lower precision; resume, or raise the bound."
+            )
+
+    def _table(self, groups: Sequence[Group], report: UpdateReport, step: int) -> dict[str, list[Any]]:
+        """Some of the rollouts that were trained on, drawn at random, for people to read."""
+        by_place = {group.place: group for group in groups}
+        rows = [
+            self._row(by_place[weighed.place], weighed, index)
+            for weighed in report.weighed
+            if weighed.place in by_place  # other processes' groups are not here
+            for index in range(len(weighed.score))
+        ]
+        drawn = torch.randperm(len(rows), generator=generator(self.seed, "table", step))
+        chosen = [rows[index] for index in sorted(drawn[: self.settings.rollout.table_rows].tolist())]
+        return {name: [row[name] for row in chosen] for name in (rows[0] if rows else ())}
+
+    def _row(self, group: Group, weighed: Weighed, index: int) -> dict[str, Any]:
+        rollout = group.rollouts[index]
+        return {
+            "example": group.example,
+            "prompt": self.codec.text(group.prompt),
+            "rationale": self.codec.text(rollout.rationale_ids),
+            "answer": self.codec.text(group.answers[index]),  # the gold one, or the sampled one where that is scored
+            "w": weighed.w[index] if weighed.w else "",
+            "reward": "" if group.reward is None else group.reward[index],
+            "score": weighed.score[index],
+            "path": weighed.path[index],
+            "finish_reason": rollout.finish_reason,
+            "forced": rollout.forced_end > 0,
         }
 
     def _draw_examples(self, step: int) -> list[Example]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from components.config import Arm, Method, TrainSettings
 from components.errors import UserError
-from components.objective import estimators
+from components.objective import estimators, importance
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs
 from components.randomness import generator
@@ -18,6 +18,20 @@ from components.training.batches import Group, Piece, cut, micro_batches
 from components.training.lora import add_adapters
 from components.training.ranks import Ranks
 from components.training.zero import discard_gradients, full_weights, open_deepspeed, start_ranks
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What a group's rollouts were worth, a value each.
+
+    place: of the group in its step.
+    w: p(y given x, z) of the gold answer, times the rollout's importance weight if there is one; empty for GRPO.
+    """
+
+    place: int
+    w: list[float]
+    score: list[float]
+    path: list[float]
 
 
 @dataclass
@@ -35,6 +49,8 @@ class UpdateReport:
     loss: float = 0.0  # the surrogate whose gradient was taken, of the whole step
     grad_norm: float = 0.0  # before clipping, of the whole step
     mismatch: list[Tensor] = field(default_factory=list)  # log p of sampler minus trainer, [sampled ids] each
+    at_bound: list[Tensor] = field(default_factory=list)  # which importance weights the bound changed
+    weighed: list[Weighed] = field(default_factory=list)
 
     @classmethod
     def merge(cls, parts: Sequence["UpdateReport"]) -> "UpdateReport":
@@ -64,6 +80,8 @@ class UpdateReport:
             metrics["mismatch/mean_abs"] = gap.abs().mean().item()
             metrics["mismatch/max_abs"] = gap.abs().max().item()
             metrics["mismatch/kl"] = gap.mean().item()  # of the sampler from the trainer, estimated on its samples
+        if self.at_bound:
+            metrics["mismatch/weights_at_bound"] = torch.cat(self.at_bound).double().mean().item()
         return metrics
 
 
@@ -134,11 +152,11 @@ class Trainer:
         whole = [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
         if self.arm.method is Method.GRPO:
             early = whole
-            weighed = [self._coefficients(group, None, step, report) for group in groups]
+            weighed = [self._coefficients(group, None, None, step, report) for group in groups]
         else:
             early = [piece for piece in whole if self.arm.method is Method.PAFT or piece.tokens > most]
-            log_w = self._score([part for piece in early for part in cut(piece, most)], report)
-            weighed = [self._coefficients(piece.group, log_w[id(piece.group)], step, report) for piece in early]
+            scored = self._score([part for piece in early for part in cut(piece, most)], report)
+            weighed = [self._coefficients(piece.group, *scored[id(piece.group)], step, report) for piece in early]
         known = {id(piece.group) for piece in early}
         pieces = [piece for piece in whole if id(piece.group) not in known]
         for piece, coefficients in zip(early, weighed, strict=True):
@@ -148,17 +166,17 @@ class Trainer:
 
     @torch.no_grad()
     def _score(self, pieces: Sequence[Piece], report: UpdateReport) -> dict[int, Tensor]:
-        """log w of whole groups from all their pieces, [M] each by the group's identity, without a graph."""
-        found = {id(piece.group): torch.zeros(len(piece.group.rollouts)).double() for piece in pieces}
+        """log w and log r of whole groups from all their pieces, [2, M] by the group's identity, without a graph."""
+        found = {id(piece.group): torch.zeros(2, len(piece.group.rollouts)).double() for piece in pieces}
         batches = micro_batches(pieces, self.settings.micro_batch_tokens)
         for number in range(self.ranks.most(len(batches))):
             pieces = batches[number] if number < len(batches) else []
             batch = self._collate(pieces, report)
             logprobs = self.engine(batch)
-            _record_mismatch(pieces, logprobs, batch, report)
+            log_r = self._log_r(_log_ratio(pieces, logprobs, batch, report), batch, report)
             _, log_answer = sequence_logprobs(logprobs, batch)
-            for piece, log_w in _by_piece(pieces, log_answer.cpu()):
-                found[id(piece.group)][list(piece.members)] = log_w
+            for piece, weights in _by_piece(pieces, torch.stack([log_answer, log_r], 1).cpu()):
+                found[id(piece.group)][:, list(piece.members)] = weights.T
         return found
 
     def _accumulate(self, pieces: Sequence[Piece], rollouts: int, step: int, report: UpdateReport) -> None:
@@ -170,13 +188,22 @@ class Trainer:
         logprobs = self.engine(batch)
         log_rationale, log_answer = sequence_logprobs(logprobs, batch)
         loss = 0 * logprobs.sum()
-        if any(piece.coefficients is None for piece in pieces) or self.arm.method is Method.GRPO:
-            _record_mismatch(pieces, logprobs, batch, report)
-        parts = zip(_by_piece(pieces, log_rationale), _by_piece(pieces, log_answer), strict=True)
-        for (piece, of_rationale), (_, of_answer) in parts:
-            coefficients = piece.coefficients or self._coefficients(piece.group, of_answer.detach(), step, report)
+        # What was scored before was compared with the sampler then.
+        is_first = any(piece.coefficients is None for piece in pieces) or self.arm.method is Method.GRPO
+        log_ratio = _log_ratio(pieces, logprobs, batch, report if is_first else UpdateReport())
+        log_r = self._log_r(log_ratio, batch, report if is_first else UpdateReport())
+        if self._weighs("token"):
+            ratios = self._bounded(log_ratio, report if is_first else UpdateReport()).exp()
+            log_rationale, log_answer = sequence_logprobs(torch.where(ratios == 0, 0, ratios * logprobs), batch)
+        parts = zip(*(_by_piece(pieces, rows) for rows in (log_rationale, log_answer, log_r)), strict=True)
+        for (piece, of_rationale), (_, of_answer), (_, of_ratio) in parts:
+            coefficients = piece.coefficients or self._coefficients(
+                piece.group, of_answer.detach(), of_ratio, step, report
+            )
             members = list(piece.members)
             score, path = (c[0, members].to(of_answer.device) for c in (coefficients.score, coefficients.path))
+            if self.arm.method is Method.GRPO:
+                score, path = score * of_ratio.exp(), path * of_ratio.exp()
             # A rollout of weight zero has log p(y) = -inf, and 0 * -inf would be NaN.
             terms = torch.where(score == 0, 0, score * of_rationale) + torch.where(path == 0, 0, path * of_answer)
             loss = loss - terms.sum() / rollouts
@@ -186,6 +213,19 @@ class Trainer:
         if not self.watch.finite():
             report.not_finite += [piece.group.example for piece in pieces]
 
+    def _weighs(self, level: str) -> bool:
+        return self.settings.importance_weights != "none" and self.settings.importance_level == level
+
+    def _log_r(self, log_ratio: Tensor, batch: RowBatch, report: UpdateReport) -> Tensor:
+        """The log importance weight of each row's rollout as a whole, [rows]; 0 where rollouts are not weighed so."""
+        rationale, answer = sequence_logprobs(log_ratio, batch)
+        return self._bounded(rationale + answer, report) if self._weighs("sequence") else torch.zeros_like(rationale)
+
+    def _bounded(self, log_ratio: Tensor, report: UpdateReport) -> Tensor:
+        log_r = importance.bounded(log_ratio, self.settings.importance_weights, self.settings.importance_bound)
+        report.at_bound.append((log_r != log_ratio).cpu())
+        return log_r
+
     def _collate(self, pieces: Sequence[Piece], report: UpdateReport) -> RowBatch:
         if not pieces:
             return self.scorer.collate([(0,)], [[Row((0,), (0,), 0)]])
@@ -193,15 +233,18 @@ class Trainer:
         report.padding.append(batch.padding)
         return batch
 
-    def _coefficients(self, group: Group, log_w: Tensor | None, step: int, report: UpdateReport) -> Coefficients:
-        """Weigh a whole group, by its rewards (GRPO) or by log_w, [M]."""
+    def _coefficients(
+        self, group: Group, log_w: Tensor | None, log_r: Tensor | None, step: int, report: UpdateReport
+    ) -> Coefficients:
+        """Weigh a whole group, by its rewards (GRPO) or by log w and the log importance weights, [M] each."""
         q, settings = self.arm.q, self.settings
-        if q is None or log_w is None:
+        if q is None or log_w is None or log_r is None:
             reward = torch.tensor([group.reward], dtype=torch.float64)
             coefficients = estimators.grpo(reward)
             report.p.append(reward.mean().item())
         else:
-            log_w = log_w[None].cpu()
+            log_r = log_r[None].cpu()
+            log_w = log_w[None].cpu() + log_r
             if self.arm.method is Method.PAFT:
                 draws = generator(self.seed, "paft", step, group.place)
                 coefficients = estimators.paft(log_w, q, normalize=settings.normalize, generator=draws)
@@ -213,10 +256,13 @@ class Trainer:
                     debias=self.arm.method is Method.GARL_DEBIASED,
                     normalize=settings.normalize,
                 )
+            coefficients = importance.reweigh(coefficients, log_r)
             report.p += estimators.log_mean(log_w).exp().tolist()
             report.effective_reward += estimators.effective_reward(log_w, q).mean(1).tolist()
             report.effective_samples += estimators.effective_sample_size(log_w).tolist()
         report.without_gradient += int((~coefficients.carries_gradient).sum())
+        w = [] if log_w is None else log_w[0].exp().tolist()
+        report.weighed.append(Weighed(group.place, w, coefficients.score[0].tolist(), coefficients.path[0].tolist()))
         return coefficients
 
     def _set_learning_rate(self, step: int) -> None:
@@ -276,15 +322,18 @@ def _by_piece(pieces: Sequence[Piece], values: Tensor) -> list[tuple[Piece, Tens
     return list(zip(pieces, values[: sum(sizes)].split(sizes), strict=True)) if pieces else []
 
 
-def _record_mismatch(pieces: Sequence[Piece], logprobs: Tensor, batch: RowBatch, report: UpdateReport) -> None:
-    """Compare the sampler's log p with the trainer's, over every sampled id that the trainer scored."""
+def _log_ratio(pieces: Sequence[Piece], logprobs: Tensor, batch: RowBatch, report: UpdateReport) -> Tensor:
+    """log p of the trainer minus the sampler's, [T], over every scored id; 0 for those that nobody sampled (gold)."""
+    log_ratio = torch.zeros_like(logprobs.detach())
     if not pieces:
-        return
+        return log_ratio
     answers_sampled = pieces[0].group.reward is not None
     sampled: list[float] = []
     for rollout in (piece.group.rollouts[member] for piece in pieces for member in piece.members):
         thought = len(rollout.rationale_ids)
         sampled += rollout.logprobs[: thought - rollout.forced_end]
         sampled += rollout.logprobs[thought:] if answers_sampled else ()
-    scored = logprobs.detach() if answers_sampled else logprobs.detach()[~batch.is_answer]
-    report.mismatch.append(torch.tensor(sampled) - scored.cpu())
+    was_sampled = torch.ones_like(batch.is_answer) if answers_sampled else ~batch.is_answer
+    log_ratio[was_sampled] = logprobs.detach()[was_sampled] - torch.tensor(sampled).to(logprobs)
+    report.mismatch.append(-log_ratio[was_sampled].cpu())
+    return log_ratio

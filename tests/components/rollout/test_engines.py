@@ -118,10 +118,13 @@ def sample(
 
 @torch.no_grad()
 def true_logprobs(model: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
-    """log p of every id behind the prompt, from one forward pass over this sequence alone."""
+    """log p of every id behind the prompt, from one forward pass over this sequence alone; 0 for forced ids."""
     whole = torch.tensor([[*rollout.prompt_ids, *rollout.rationale_ids, *rollout.answer_ids]])
     logprobs = model(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
-    return logprobs.gather(1, whole[0, 1:, None])[len(rollout.prompt_ids) - 1 :, 0]
+    logprobs = logprobs.gather(1, whole[0, 1:, None])[len(rollout.prompt_ids) - 1 :, 0]
+    end = len(rollout.rationale_ids)
+    logprobs[end - rollout.forced_end : end] = 0
+    return logprobs
 
 
 def worst_error(model: PreTrainedModel, rollouts: Sequence[Rollout]) -> float:

@@ -1,0 +1,117 @@
+"""`vllm serve` as a child process that never outlives us."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import psutil
+import torch
+
+from components.errors import UserError
+
+START_SECONDS = 1800  # a large model is loaded and its graphs are captured
+STOP_SECONDS = 10
+
+
+class ServerProcess:
+    """A server for one engine; it is ready when the constructor returns."""
+
+    def __init__(self, folder: Path, *, dtype: str, options: Sequence[str] = ()) -> None:
+        """folder: the Hugging Face folder of the policy. options: more of `vllm serve`, as --data-parallel-size=2.
+
+        Raises:
+            UserError: the server does not start; its last words are told.
+        """
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        arguments = [
+            str(folder), "--host=127.0.0.1", f"--port={port}", f"--dtype={dtype}", "--tokens-only",
+            "--logprobs-mode=raw_logprobs", "--generation-config=vllm", "--max-model-len=-1", *_device_options(),
+            *options,
+        ]  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "components.rollout.serve", *arguments],
+            env={**_device_environment(), **os.environ, "VLLM_SERVER_DEV_MODE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        self._family: list[psutil.Process] = []
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+        self._family = psutil.Process(self._process.pid).children(recursive=True)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise UserError(f"vllm serve ended with code {self._process.returncode}: {self._last_words()}")
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.2)
+        raise UserError(f"vllm serve was not ready after {START_SECONDS} seconds: {self._last_words()}")
+
+    @property
+    def pids(self) -> list[int]:
+        """The server first, then its own processes, of which one runs the engine."""
+        return [self._process.pid, *(process.pid for process in self._family)]
+
+    def close(self) -> None:
+        """End the server and all its processes, also those it can no longer end itself."""
+        family = {*self._family}
+        if self._process.poll() is None:
+            family.update(psutil.Process(self._process.pid).children(recursive=True))
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for process in psutil.wait_procs(family, timeout=1)[1]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._log.close()
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        errors = [line.strip() for line in self._log.read().splitlines() if "Error" in line]
+        return errors[-1][:300] if errors else "it said nothing; is vLLM installed?"
+
+
+def _device_options() -> list[str]:
+    return (
+        ["--gpu-memory-utilization=0.4"]
+        if torch.cuda.is_available()
+        else ["--enforce-eager", "--no-enable-chunked-prefill"]
+    )
+
+
+def _device_environment() -> dict[str, str]:
+    """What the user's own environment may override."""
+    common = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if torch.cuda.is_available():
+        return common
+    threads = str(torch.get_num_threads())
+    return common | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TORCHDYNAMO_DISABLE": "1",  # it would compile for half a minute
+    }
