@@ -190,10 +190,11 @@ class Trainer:
         loss = 0 * logprobs.sum()
         # What was scored before was compared with the sampler then.
         is_first = any(piece.coefficients is None for piece in pieces) or self.arm.method is Method.GRPO
-        log_ratio = _log_ratio(pieces, logprobs, batch, report if is_first else UpdateReport())
-        log_r = self._log_r(log_ratio, batch, report if is_first else UpdateReport())
+        compared = report if is_first else UpdateReport()
+        log_ratio = _log_ratio(pieces, logprobs, batch, compared)
+        log_r = self._log_r(log_ratio, batch, compared)
         if self._weighs("token"):
-            ratios = self._bounded(log_ratio, report if is_first else UpdateReport()).exp()
+            ratios = self._bounded(log_ratio, report).exp()
             log_rationale, log_answer = sequence_logprobs(torch.where(ratios == 0, 0, ratios * logprobs), batch)
         parts = zip(*(_by_piece(pieces, rows) for rows in (log_rationale, log_answer, log_r)), strict=True)
         for (piece, of_rationale), (_, of_answer), (_, of_ratio) in parts:
