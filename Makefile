@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint lock clean
+.PHONY: help setup data run test lint lock clean bench-step
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test: data ## all tests
 
 lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error
+
+bench-step: setup ## step time and memory beside TRL, into build/bench (some minutes; QUICK=1 for less)
+	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps -r requirements/bench.txt
+	@$(BIN)/python -m benchmarks.step $(if $(QUICK),--quick)
 
 lock: setup # pin the newest versions that fit pyproject.toml
 	@bash infra/lock.sh

@@ -1,4 +1,4 @@
-"""One training step of Thaw and of TRL, on the same model and the same shapes; each runs in a process of its own."""
+"""One training step of Thaw and of TRL, on the same model and the same shapes."""
 
 import os
 import resource
@@ -17,7 +17,9 @@ from components.config import Arm, load_settings
 from components.policy.embedded import build_tokenizer
 from components.rollout.engine import Markers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
-from components.training.trainer import Group, Trainer
+from components.training.batches import Group
+from components.training.ranks import device
+from components.training.trainer import Trainer
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 ANSWER_RESERVE = 8  # of the new tokens; the gold answer of GARL and PAFT fills it, but for the forced </think>
@@ -28,9 +30,11 @@ class Case:
     """What is measured.
 
     method: grpo or an arm of Thaw.
-    lengths: None for a whole step that samples new_tokens a rollout; "long-tail" for the gradient pass alone, on
-        given completions whose lengths have mean 64 and maximum 512.
+    lengths: None for a whole step that samples new_tokens a rollout. For the gradient pass alone, on given completions:
+        "long-tail", log-normal, at most new_tokens and an eighth of that on average, or "full", new_tokens each.
     micro_batch: TRL's rows in one forward and backward pass.
+    micro_batch_tokens: Thaw's ids in one; None takes that of params.yaml.
+    model: "tiny", 0.6M parameters in float32, or "qwen3-0.6b" in bfloat16; random weights.
     """
 
     system: str
@@ -41,6 +45,8 @@ class Case:
     new_tokens: int = 24
     lengths: str | None = None
     micro_batch: int = 64
+    micro_batch_tokens: int | None = None
+    model: str = "tiny"
     steps: int = 3
     warm_up: int = 1
     threads: int = 1
@@ -48,9 +54,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """step_seconds: the median step. peak_bytes: the most memory above that of the process before model and trainer."""
+    """step_seconds: the median step, by the clock; cpu_seconds: the same of what the process computed.
+
+    peak_bytes: the most memory above that of the process before model and trainer.
+    """
 
     step_seconds: float
+    cpu_seconds: float
     tokens: int  # of prompts and completions, each rollout's prompt counted, in one step
     peak_bytes: int
 
@@ -60,30 +70,42 @@ def measure(case: Case) -> Measured:
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     before = _reset_peak()
-    seconds = (_trl if case.system == "trl" else _thaw)(case)
+    steps = (_trl if case.system == "trl" else _thaw)(case)[case.warm_up :]
     tokens = sum(case.prompt_tokens + length for length in completion_lengths(case))
-    return Measured(statistics.median(seconds[case.warm_up :]), tokens, _peak() - before)
+    wall, cpu = (statistics.median(times) for times in zip(*steps, strict=True))
+    return Measured(wall, cpu, tokens, _peak() - before)
 
 
 def completion_lengths(case: Case) -> list[int]:
-    """New tokens of every rollout, group by group: all alike, or log-normal with mean 64, cut at 512."""
-    rollouts = case.groups * case.group_size
-    if case.lengths is None:
-        return [case.new_tokens] * rollouts
-    drawn = torch.empty(rollouts).log_normal_(3.66, 1.0, generator=torch.Generator().manual_seed(0))
-    return (drawn * (64 / drawn.clamp(9, 512).mean())).round().clamp(9, 512).int().tolist()
+    """New tokens of every rollout, group by group."""
+    rollouts, most = case.groups * case.group_size, case.new_tokens
+    if case.lengths != "long-tail":
+        return [most] * rollouts
+    drawn = torch.empty(rollouts).log_normal_(0.0, 1.0, generator=torch.Generator().manual_seed(0))
+    low, high = 0.0, float(most)  # scales; the cut at `most` takes from the mean, so the right one is looked for
+    for _ in range(50):
+        scale = (low + high) / 2
+        lengths = (drawn * scale).round().clamp(ANSWER_RESERVE + 1, most)
+        low, high = (scale, high) if lengths.mean() < most / 8 else (low, scale)
+    return lengths.int().tolist()
 
 
-def _policy(context: int = 1024) -> Qwen3ForCausalLM:
-    """A Qwen3 of 0.6M parameters and 4 layers with random weights, over bytes."""
+def policy(case: Case) -> Qwen3ForCausalLM:
+    """A Qwen3 with random weights, where this process computes; the tiny one's vocabulary is bytes."""
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=260, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, max_position_embeddings=context,
-            eos_token_id=257, pad_token_id=256, bos_token_id=None,
-        )
-    )  # fmt: skip
+    shape = {
+        "tiny": {
+            "vocab_size": 260, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        },
+        "qwen3-0.6b": {
+            "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 1e6,
+        },
+    }[case.model]  # fmt: skip
+    special = {"eos_token_id": 257, "pad_token_id": 256, "bos_token_id": None, "tie_word_embeddings": True}
+    model = Qwen3ForCausalLM(Qwen3Config(**shape, **special, max_position_embeddings=8192))
+    return model.to(device(), torch.float32 if case.model == "tiny" else torch.bfloat16)
 
 
 def _prompts(case: Case) -> torch.Tensor:
@@ -94,38 +116,39 @@ def _prompts(case: Case) -> torch.Tensor:
 # Thaw
 
 
-def _thaw(case: Case) -> list[float]:
+def _thaw(case: Case) -> list[tuple[float, float]]:
     train = load_settings(PARAMS).train
-    policy, arm = _policy(), Arm.parse(case.method)
-    trainer = Trainer(policy, arm, train, seed=0)
-    step = (_thaw_step if case.lengths is None else _thaw_gradient)(case, arm, policy, trainer)
-    seconds = []
+    if case.micro_batch_tokens is not None:
+        train = train.model_copy(update={"micro_batch_tokens": case.micro_batch_tokens})
+    model, arm = policy(case), Arm.parse(case.method)
+    trainer = Trainer(model, arm, train, seed=0)
+    step = _thaw_step(case, arm, model, trainer) if case.lengths is None else _thaw_gradient(case, arm, trainer)
+    clock = _Clock()
     for number in range(case.warm_up + case.steps):
-        started = time.perf_counter()
+        clock.on_step_begin()
         step(number)
-        seconds.append(time.perf_counter() - started)
-    return seconds
+        clock.on_step_end()
+    return clock.steps
 
 
-def _thaw_step(case: Case, arm: Arm, policy: Qwen3ForCausalLM, trainer: Trainer) -> Callable[[int], object]:
+def _thaw_step(case: Case, arm: Arm, model: Qwen3ForCausalLM, trainer: Trainer) -> Callable[[int], object]:
     tokenizer = build_tokenizer()
     marker = tokenizer.convert_tokens_to_ids("</think>")
     markers = Markers(end_of_thinking=(marker,), end_of_turn=(tokenizer.eos_token_id,), pad=tokenizer.pad_token_id)
     prompts = [tuple(tokenizer("".join(map(chr, row)))["input_ids"]) for row in _prompts(case).tolist()]
     gold = tuple(range(10, 10 + ANSWER_RESERVE - 1))
-    engine = TransformersEngine(policy, markers, batch_rollouts=case.groups * case.group_size)
+    engine = TransformersEngine(model, markers, batch_rollouts=case.groups * case.group_size)
 
     def step(number: int) -> None:
         sampling = Sampling(case.new_tokens, ANSWER_RESERVE, seed=number, answers=arm.samples_answers)
-        engine.load_weights(policy.state_dict().items())
+        engine.load_weights(model.state_dict().items())
         rollouts = engine.generate(prompts, case.group_size, sampling)
         trainer.update([_group(arm, members, gold) for members in rollouts], number)
 
     return step
 
 
-def _thaw_gradient(case: Case, arm: Arm, policy: Qwen3ForCausalLM, trainer: Trainer) -> Callable[[int], object]:
-    del policy
+def _thaw_gradient(case: Case, arm: Arm, trainer: Trainer) -> Callable[[int], object]:
     lengths, groups = iter(completion_lengths(case)), []
     random = torch.Generator().manual_seed(2)
     gold = tuple(range(10, 10 + ANSWER_RESERVE))
@@ -156,14 +179,22 @@ def reward(completion: tuple[int, ...] | list[int]) -> float:
 
 
 class _Clock(TrainerCallback):
+    """Seconds of every step, by the wall and of the processor."""
+
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.steps: list[tuple[float, float]] = []
 
     def on_step_begin(self, *_: object, **__: object) -> None:
-        self.started = time.perf_counter()
+        self.started = _now()
 
     def on_step_end(self, *_: object, **__: object) -> None:
-        self.seconds.append(time.perf_counter() - self.started)
+        self.steps.append(tuple(now - then for now, then in zip(_now(), self.started, strict=True)))
+
+
+def _now() -> tuple[float, float]:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
 
 
 class _GivenCompletions(GRPOTrainer):
@@ -177,11 +208,11 @@ class _GivenCompletions(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         scored = super()._generate_and_score_completions(inputs)
-        self.clock.started = time.perf_counter()
+        self.clock.on_step_begin()
         return scored
 
 
-def _trl(case: Case) -> list[float]:
+def _trl(case: Case) -> list[tuple[float, float]]:
     """GRPOTrainer at its best: no reference model, no checkpointing, the micro-batch that was quickest."""
     from datasets import Dataset
 
@@ -205,7 +236,7 @@ def _trl(case: Case) -> list[float]:
             learning_rate=1e-3,
             max_grad_norm=1.0,
             gradient_checkpointing=False,
-            bf16=False,
+            bf16=case.model != "tiny",
             use_cpu=not torch.cuda.is_available(),
             shuffle_dataset=False,
             dataloader_pin_memory=torch.cuda.is_available(),
@@ -217,7 +248,7 @@ def _trl(case: Case) -> list[float]:
         )
         kind = GRPOTrainer if case.lengths is None else _GivenCompletions
         trainer = kind(
-            model=_policy(),
+            model=policy(case),
             reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
             args=settings,
             train_dataset=Dataset.from_dict({"prompt": prompts * (case.warm_up + case.steps)}),
@@ -231,7 +262,7 @@ def _trl(case: Case) -> list[float]:
                 torch.randint(0, 256, (length,), generator=random).tolist() for length in completion_lengths(case)
             ]
         trainer.train()
-    return clock.seconds
+    return clock.steps
 
 
 # Memory
