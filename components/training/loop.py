@@ -317,9 +317,8 @@ class _ArmRun:
         if result.maj_at_k.value >= self.state.best_score:
             self.state.best_step, self.state.best_score = step, result.maj_at_k.value
         self._look_for_collapse(result.maj_at_k, step)
-        for folder in (self.out / "checkpoints").iterdir():
-            if int(folder.name.removeprefix("step-")) not in self._kept():
-                shutil.rmtree(folder)
+        for other in set(map(int, self.state.versions)) - self._kept():
+            shutil.rmtree(self.out / "checkpoints" / f"step-{other}", ignore_errors=True)
         say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
         return figures
 

@@ -137,18 +137,51 @@ def test_mlflow_has_the_curves_and_every_checkpoint(reference: Reference) -> Non
 def test_the_best_checkpoint_becomes_final(
     experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([0.5, 0.25])
-    evaluate = loop.evaluate
-
-    def scored(*arguments: Any, **options: Any) -> Evaluation:
-        score = next(scores)
-        return replace(evaluate(*arguments, **options), maj_at_k=Estimate(score, score, score))
-
-    monkeypatch.setattr(loop, "evaluate", scored)
+    score_as(monkeypatch, 0.5, 0.25)
     record = experiment.train(tmp_path / "out", tracker)
     assert (record.best_step, record.validation) == (2, 0.5)
     assert files(tmp_path / "out" / "final") == files(tmp_path / "out" / "checkpoints" / "step-2")
     assert tracker.registry.find(f"thaw-skills/{record.model_version}").step == 2
+
+
+def score_as(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """Let validations find these shares of maj@k, one after the other and apart from chance."""
+    evaluate, left = loop.evaluate, iter(scores)
+
+    def scored(*arguments: Any, **options: Any) -> Evaluation:
+        score = next(left)
+        return replace(evaluate(*arguments, **options), maj_at_k=Estimate(score, score, score))
+
+    monkeypatch.setattr(loop, "evaluate", scored)
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_as(monkeypatch, 0.25, 0.5, 0.25, 0.4)
+    settings = small_settings("train.validate_every=1", "train.keep=1")
+    record = replace(experiment, settings=settings).train(tmp_path / "out", tracker)
+    assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["step-2", "step-4"]
+    assert record.best_step == 2
+    assert len(tracker.registry.versions("thaw-skills")) == 4
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_collapse_is_told_and_ends_the_run_if_set(
+    stop: bool,
+    experiment: Experiment,
+    tracker: Tracker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    score_as(monkeypatch, 0.5, 0.05, 0.04, 0.3)
+    settings = small_settings("train.validate_every=1", f"train.stop_on_collapse={str(stop).lower()}")
+    record = replace(experiment, settings=settings).train(tmp_path / "out", tracker)
+    told = [line for line in capsys.readouterr().err.splitlines() if "collapsed" in line]
+    assert len(told) == (1 if stop else 2)
+    assert "validation 5% at step 2, after 50% at step 1" in told[0]
+    assert (record.steps, record.best_step) == (2 if stop else 4, 1)
 
 
 def test_grpo_without_a_success_leaves_the_base_model_as_it_was(

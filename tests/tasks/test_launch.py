@@ -1,0 +1,49 @@
+"""`thaw train` on two processes, started by DeepSpeed's launcher, and on one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from components.errors import UserError
+from components.policy.base import make_base
+from tasks.inputs import make_data
+from tests.conftest import SMALL, small_settings
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(project: Path, empty_database: Path, tmp_path: Path) -> None:
+    changes = [*SMALL, f"task.path={project / 'data/skills'}", "train.groups_per_step=5", "train.steps=3"]
+    settings = small_settings("train.groups_per_step=5", "train.steps=3")
+    make_data(settings, tmp_path / "data")
+    make_base(settings, tmp_path / "base")
+    finals = []
+    for processes in (1, 2):
+        database = shutil.copy(empty_database, tmp_path / f"{processes}.db")
+        options = [part for change in [*changes, f"compute.processes={processes}"] for part in ("--set", change)]
+        out = tmp_path / f"on-{processes}"
+        command = [sys.executable, "-m", "flows.cli", "train", "--arm", "garl-q0.75", "--out", out, *options]
+        done = subprocess.run(
+            [*command, "--data", tmp_path / "data", "--base", tmp_path / "base"], cwd=project, check=False,
+            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("in MLflow") == 1
+        finals.append(load_file(out / "final" / "model.safetensors"))
+        assert not (out / "state").exists()
+    one, two = finals
+    for name, weight in one.items():
+        assert (two[name] - weight).norm() <= 1e-5 * weight.norm(), name
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    for change, said in (
+        ("compute.processes=17", "a group is not split"),
+        ("train.offload=true", "needs ZeRO"),
+    ):
+        with pytest.raises(UserError, match=said):
+            small_settings("train.groups_per_step=16", change)
