@@ -28,9 +28,14 @@ def test_two_processes_train_what_one_does(project: Path, empty_database: Path, 
         out = tmp_path / f"on-{processes}"
         command = [sys.executable, "-m", "flows.cli", "train", "--arm", "garl-q0.75", "--out", out, *options]
         done = subprocess.run(
-            [*command, "--data", tmp_path / "data", "--base", tmp_path / "base"], cwd=project, check=False,
-            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            [*command, "--data", tmp_path / "data", "--base", tmp_path / "base"],
+            cwd=project,
+            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("in MLflow") == 1
         finals.append(load_file(out / "final" / "model.safetensors"))
