@@ -10,13 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from components.config import Settings, load_settings
 from components.errors import UserError
 from components.tracking.registry import Registry
+from flows.options import BUILD, PARAMS
+from flows.parameters import Changes
 from tasks.evaluation import evaluate_model, registry
 from tasks.inputs import find_examples
 from tasks.registry import Outcome
 from tasks.registry import promote as promote_version
 
-BUILD = Path("build")
-PARAMS = Path("params.yaml")
+SAME = Changes()
 RIVALS = ("champion", "candidate", "best")
 
 
@@ -27,7 +28,7 @@ def evaluate_registry(
     record: str = "test",
     split: str = "test",
     params: Path = PARAMS,
-    overrides: Sequence[str] = (),
+    changes: Changes = SAME,
 ) -> dict[str, dict[str, float]]:
     """Score registered versions on a test set; figures and samples are kept with each under the name `record`.
 
@@ -36,7 +37,7 @@ def evaluate_registry(
 
     A version that cannot be scored does not stop the others; the flow fails at the end and names it.
     """
-    settings = load_settings(params, overrides)
+    settings = load_settings(params, changes.overrides())
     chosen = _chosen(registry(), models, settings)
     options = {"data": data, "record": record, "split": split}
     # One after the other: each takes all the memory that the engine's settings allow it.
@@ -58,12 +59,12 @@ def score(settings: Settings, model: str, *, data: Path | None, record: str, spl
 
 
 @flow(name="promote")
-def promote(model: str | None = None, params: Path = PARAMS, overrides: Sequence[str] = ()) -> Outcome:
+def promote(model: str | None = None, params: Path = PARAMS, changes: Changes = SAME) -> Outcome:
     """Make a version champion if it passes the gate; that it does not is a result and no failure.
 
     model: NAME/VERSION or NAME@ALIAS; without it, the best of the task's model by validation.
     """
-    settings = load_settings(params, overrides)
+    settings = load_settings(params, changes.overrides())
     model = model or f"thaw-{settings.task.name}@best"
     outcome = promote_version(registry(), model, settings.promote, settings.evaluation)
     get_run_logger().info(outcome.told)

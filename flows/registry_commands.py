@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from components.config import load_settings
 from flows.options import PARAMS, Overrides, Params, TestData, quiet_prefect
@@ -122,10 +123,13 @@ def evaluate_registry(
     [dim]thaw evaluate-registry --data new.jsonl --record november
     thaw compare --on november[/dim]
     """
-    load_settings(params, overrides or [])
+    load_settings(params, overrides or [])  # refuses a wrong one before anything is started
     quiet_prefect()
+    from flows.parameters import Changes
     from flows.registry import evaluate_registry as flow
     from flows.serve import with_server
 
+    named = (override.partition("=") for override in overrides or [])
+    changes = Changes.read({name.strip(): yaml.safe_load(value) for name, _, value in named})
     with with_server():
-        flow(tuple(models or ()), data, record, split, params, tuple(overrides or ()))
+        flow(models or [], data, record, split, params, changes)

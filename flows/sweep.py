@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture, wait
 
 from components.config import Arm, ArmName, Settings, load_settings
@@ -19,7 +19,7 @@ from flows.options import PARAMS
 from flows.parameters import Changes
 from tasks.process import FlowEnded, Slots
 from tasks.stage import StageFailed, run_stage
-from tasks.workspace import open_workspace
+from tasks.workspace import open_workspace, project_root
 
 SAME = Changes()
 
@@ -119,13 +119,22 @@ def _raise_failures(futures: list[PrefectFuture[str]]) -> None:
 
 
 def _publish(folder: Path, settings: Settings) -> None:
-    """Show the results where the flow run is shown."""
+    """Show the results where people look: the report with the sweep's MLflow run, the figures in Prefect's page."""
     from components.report.results import collect
+    from components.report.verdict import headline
+    from components.tracking.runs import connect
 
+    report, tracker = folder / "build/report", connect(project_root(folder))
+    run_id = tracker.sweep(*settings.sweep_name())
+    tracker.publish(run_id, report, folder / "dvc.lock")
     results = collect(folder / "build", settings.arm_names, settings.seeds)
+    told = headline(results)
     create_table_artifact(table=results.rows(), key="sweep-results", description="Held-out figures, as fractions of 1")
     create_markdown_artifact(
-        f"The report: `{(folder / 'build/report/index.html').resolve()}`",
+        f"# {told.title}\n\n{' '.join(told.sentences)}\n\nThe report: `{(report / 'index.html').resolve()}`, and under"
+        f" report/ among the artifacts of MLflow run `{run_id}`.",
         key="sweep-report",
         description="The sweep's page",
     )
+    if link := tracker.link(run_id):
+        create_link_artifact(link, key="sweep-run", description="The sweep in MLflow")

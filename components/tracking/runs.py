@@ -76,6 +76,22 @@ class Tracker:
                 call(client.delete_run, made)
             return first
 
+    def publish(self, run_id: str, report: Path, lock: Path) -> None:
+        """Keep a sweep's report with its run, and the dvc.lock that it ended with."""
+        client, call = self.store.client, self.store.call
+        call(client.log_artifacts, run_id, str(report), "report")
+        lineage = Lineage.found(self.root, lock)
+        for name, text in lineage.files.items():
+            call(client.log_text, run_id, text, f"{LINEAGE}/{name}")
+        for key, value in lineage.tags.items():
+            call(client.set_tag, run_id, key, value)
+
+    def link(self, run_id: str) -> str | None:
+        """The page of a run, where a server shows one."""
+        if not self.store.uri.startswith(("http://", "https://")):
+            return None
+        return f"{shown(self.store.uri).rstrip('/')}/#/experiments/{self.store.experiment_id}/runs/{run_id}"
+
     def run(
         self,
         name: str,
