@@ -211,7 +211,7 @@ def probe(results: Results) -> str:
 @matplotlib.rc_context(STYLE)
 def versions(labels: Sequence[str], figures: Sequence[Mapping[str, Estimate]], names: Sequence[str]) -> str:
     """A panel a figure (`maj@16`), in it a row a version: a dot and its 95% interval; nothing where there is none."""
-    margin, panel, gap, height = 150, 165, 22, 16 * len(labels) + 40
+    margin, panel, gap, height = 150, 160, 32, 16 * len(labels) + 40
     width = margin + len(names) * (panel + gap)
     figure = Figure((width / 72, height / 72), facecolor="none")
     size = (panel / width, (height - 40) / height)
