@@ -179,17 +179,14 @@ class _Trace:
         return Fact("code", commit, State.ABSENT if changed else State.FALSE, note)
 
     def _recorded(self) -> Iterator[_Stage]:
-        """Stages with the version's weights among their outputs, from the builds here and then from git's history."""
-        weights, step = self.tags.get(WEIGHTS_TAG), self.version.step
+        """The stages that the run's final weights are an output of, in the builds here and then in git's history."""
+        siblings = self.registry.versions(self.version.name)
+        weights = {item.tags.get(WEIGHTS_TAG) for item in siblings if item.run_id == self.version.run_id} - {None}
+        name = f"train@{self.version.arm}-{self.tags.get('seed')}"  # arms that learned nothing have equal weights
         for where, text in self._locks():
-            for stage in _stages(text, where):
-                if stage.name.startswith("train@") and weights in stage.outs.values():
-                    yield stage
-                for path, md5 in stage.outs.items():
-                    folder = self.root / path / f"step-{step}"
-                    here = path.endswith("/checkpoints") and folder.is_dir()
-                    if here and dvc_md5(folder) == weights and dvc_md5(folder.parent) == md5:
-                        yield stage
+            stages = [stage for stage in _stages(text, where) if stage.name.startswith("train@")]
+            found = [stage for stage in stages if weights & set(stage.outs.values())]
+            yield from sorted(found, key=lambda stage: stage.name != name)
 
     def _locks(self) -> Iterator[tuple[str, str]]:
         for build in self._builds():

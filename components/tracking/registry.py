@@ -2,6 +2,10 @@
 
 MLflow asks for a "logged model" (the files, with parameters and metrics that can be searched) and, on top of it, a
 version of a registered model (a number, tags, aliases): https://mlflow.org/docs/latest/ml/model-registry/
+
+The files lie in MLflow's artifact store, where every machine finds them, also after `dvc gc`; their md5 is on the
+version and compared whenever they are fetched. A build keeps some of them a second time in DVC, for its own stages:
+`train.keep` says how many.
 """
 
 import re

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -85,6 +86,11 @@ def test_the_sweep_keeps_its_report_and_its_lock_with_its_run(swept: Swept):
     assert (artifacts / "lineage/dvc.lock").read_bytes() == lock
     tags = tracker.store.client.get_run(sweep).data.tags
     assert tags["thaw.dvc_lock_md5"] == hashlib.md5(lock).hexdigest()
+    with sqlite3.connect(swept.project.prefect / "prefect.db") as database:
+        shown = database.execute("SELECT key, data FROM artifact").fetchall()
+    assert [key for key, data in shown if sweep in data] == ["sweep-report"]
+    tables = [json.loads(json.loads(data)) for key, data in shown if key == "sweep-results"]
+    assert swept.json("report/results.json") in tables
 
 
 def test_what_is_no_longer_true_is_told(copied: Scratch, thaw: Thaw):
@@ -100,6 +106,7 @@ def test_what_is_no_longer_true_is_told(copied: Scratch, thaw: Thaw):
 
     registry = copied.tracker().registry
     registry.set_tags(version, {"thaw.weights_md5": "0" * 32 + ".dir", "mlflow.source.git.commit": "0" * 40})
+    (copied.folder / "dvc.lock").unlink()
     said = thaw(copied.folder, "lineage", version.reference)
     assert said.status == 1
     facts = traced(said.out)
