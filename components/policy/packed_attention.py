@@ -182,10 +182,10 @@ def _attention_backward(
             gradient, query, key, value, output, log_sum, 0.0, causal, scale=scaling
         )
     if kernel == "flash":
-        unused = torch.empty(0, dtype=torch.uint64, device=query.device)  # random state of a dropout that is off
+        no_dropout = [torch.empty(size, dtype=torch.uint64, device=query.device) for size in ((2,), ())]
         return torch.ops.aten._scaled_dot_product_flash_attention_backward(
             gradient, query, key, value, output, log_sum.contiguous(), None, None, query.shape[2], key.shape[2], 0.0,
-            causal, unused, unused, scale=scaling,
+            causal, *no_dropout, scale=scaling,
         )  # fmt: skip
     weights = (_scores(query, key, scaling, causal) - log_sum[..., None]).exp()
     to_weights = gradient @ value.transpose(2, 3) - (gradient * output).sum(-1, keepdim=True)
@@ -197,7 +197,8 @@ def _kernel(query: Tensor) -> str:
     """The fused kernel for these queries: `cpu`, `flash` (CUDA), or `none`, where plain arithmetic stands in."""
     if query.device.type == "cpu":
         return "cpu"
-    return "flash" if query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] <= 256 else "none"
+    fits = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    return "flash" if fits and query.dtype in (torch.float16, torch.bfloat16) else "none"
 
 
 def _scores(query: Tensor, key: Tensor, scaling: float, causal: bool) -> Tensor:
