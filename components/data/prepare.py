@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
     [("id", pa.string()), ("prompt", pa.string()), ("answers", pa.list_(pa.string())), ("group", pa.string())]
 )
 COUNTED = 1000  # the most prompts of a split whose tokens are counted for the report
+FETCHED = ("finqa", "hotpotqa", "musique")  # what `thaw data fetch` knows
 CARVED = 0.1  # of the training file, for validation, where no size is set
 
 
@@ -180,7 +181,8 @@ def _sources(settings: TaskSettings) -> dict[str, Source]:
     """The data set's files that exist, read once, by role: train, and dev or test or both."""
     task, folder = TASKS[settings.name], Path(settings.path)
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; set task.path to the one that holds {task.train[0]}.")
+        fetch = f", or fetch it: `thaw data fetch {settings.name}`" if settings.name in FETCHED else ""
+        raise UserError(f"there is no folder {folder}; set task.path to the one that holds {task.train[0]}{fetch}.")
     paths = {role: _find(folder, getattr(task, role)) for role in ("train", "dev", "test")}
     if paths["train"] is None:
         raise UserError(f"{folder} has no training file; put {' or '.join(task.train)} there.")

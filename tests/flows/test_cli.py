@@ -1,5 +1,6 @@
 """The command line: what a user gets wrong is one sentence and the exit status 2, and nothing is begun."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ TRAIN = ("train", "--out", "runs/x")
         (["probe", "--set", "task.path=nowhere"], "nowhere"),
         (["evaluate", "a/b/c", "--set", "task.path=nowhere"], "nowhere"),
         (["report"], "there is no build/evaluate/"),
+        (["data", "fetch", "squad"], "there is no 'squad' under hub in params.yaml; it has finqa, hotpotqa, musique"),
         (["sweep"], "has no dvc.yaml"),
         (["sweep", "--set", "arms=[garl-q2]"], "q = 2 lies outside [0, 1]"),
     ],
@@ -91,6 +93,36 @@ def test_a_setting_that_the_file_should_not_have_is_named(folder: Path, thaw: Th
     content["train"]["beta"] = 0.1
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     assert "there is no setting 'train.beta'" in sentence(thaw(folder, *TRAIN, "--arm", "grpo"))
+
+
+def test_a_fetched_data_set_can_be_pinned_and_prepared(folder: Path, thaw: Thaw, monkeypatch: pytest.MonkeyPatch):
+    """From a folder with the files of MuSiQue's repository, here two questions each."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+    for number, name in enumerate(("train", "dev")):
+        path = folder / "repository" / f"musique_ans_v1.0_{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(musique_item(f"{name}-{k}", 2 * number + k)) + "\n" for k in range(2)))
+    hub = ("--set", f"hub.musique.repository={folder / 'repository'}", "--set", "hub.musique.revision=null")
+    said = thaw(folder, "data", "fetch", "musique", *hub)
+    assert said.status == 0, said.err
+    assert "raw/musique/train.jsonl: 2 records" in said.out
+    assert "`dvc add raw/musique` pins" in said.out
+    task = ("task.name=musique", "task.path=raw/musique", "task.start=warm", "task.max_prompt_tokens=520")
+    said = thaw(folder, "prepare", *(part for setting in task for part in ("--set", setting)))
+    assert said.status == 0, said.err
+    assert "train: 2 examples of 2 in train.jsonl; 2 shortened; tokens of a prompt" in said.out
+
+
+def musique_item(name: str, number: int) -> dict[str, object]:
+    paragraphs = [
+        {"idx": k, "title": f"T{k}", "paragraph_text": f"{number} " + "x" * 40, "is_supporting": k == 0}
+        for k in range(4)
+    ]
+    steps = [{"id": 1, "question": "q", "answer": "a", "paragraph_support_idx": 0}]
+    return {
+        "id": name, "question": f"Q{number}?", "answer": "a", "answer_aliases": [], "answerable": True,
+        "paragraphs": paragraphs, "question_decomposition": steps,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [("prepare",), (*TRAIN, "--arm", "grpo"), ("probe",)])

@@ -319,7 +319,10 @@ def test_missing_doubled_and_empty_files_are_one_sentence(tmp_path: Path, files:
 
 
 def test_a_missing_folder_or_split_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no folder .*nowhere; set task.path to the one that holds train.json"):
+    with pytest.raises(
+        UserError,
+        match=r"no folder .*nowhere; set task.path to the one that holds train.json, or .*`thaw data fetch finqa`",
+    ):
         prepare(settings("finqa", tmp_path / "nowhere"), tmp_path / "out")
     with pytest.raises(UserError, match=r"no .*train\.arrow; prepare the data first"):
         load_split(tmp_path, "train")
@@ -334,6 +337,52 @@ def test_real_samples(tmp_path: Path, task: str, loaded: int, start: str) -> Non
     keys = [{key for row in examples(tmp_path, name) for key in (row.id, row.group, row.prompt)} for name in SPLITS]
     assert not keys[0] & (keys[1] | keys[2])
     assert not keys[1] & keys[2]
+
+
+@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
+@pytest.mark.parametrize("task", ["finqa", "hotpotqa", "musique"])
+@pytest.mark.parametrize("start", ["cold", "warm"])
+def test_no_real_question_or_page_is_in_two_splits_even_where_the_files_repeat_each_other(
+    tmp_path: Path, task: str, start: str
+) -> None:
+    """Half of the dev file is put into the training file, under other ids, and for FinQA under other questions too."""
+    names = {"finqa": ("train.json", "dev.json"), "hotpotqa": ("train.json", "dev_distractor.json")}
+    train_name, dev_name = names.get(task, ("train.jsonl", "dev.jsonl"))
+    files = {name: read_items(Path(str(SAMPLES)) / task / name) for name in (train_name, dev_name)}
+    leaked = json.loads(json.dumps(files[dev_name][::2]))
+    for number, item in enumerate(leaked):
+        item["_id" if task == "hotpotqa" else "id"] = number
+        if task == "finqa":
+            item["qa"]["question"] += f" ({number})"
+        else:
+            item["question"] = item["question"].upper()
+    for name, items in ((train_name, files[train_name] + leaked), (dev_name, files[dev_name])):
+        text = "\n".join(map(json.dumps, items)) if name.endswith("l") else json.dumps(items)
+        (tmp_path / name).write_text(text)
+    report = prepare(settings(task, tmp_path, start=start), tmp_path / "out")
+    assert sum(report["train"]["shared"].values()) >= len(leaked) - 1  # one FinQA item has an empty answer
+    splits = {name: examples(tmp_path / "out", name) for name in SPLITS}
+    assert all(splits.values())
+    for find in (lambda item: item.id, lambda item: item.group, question, page if task == "finqa" else question):
+        found = [{find(item) for item in splits[name]} for name in SPLITS]
+        assert not found[2] & (found[0] | found[1])
+        assert not found[1] & found[0]
+
+
+def read_items(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+
+
+def question(item: Example) -> str:
+    """The question as it was asked; FinQA's with its page, since "what was the change?" is asked of many."""
+    asked = item.prompt.rpartition("\nQuestion: ")[2].casefold()
+    return asked + (page(item) if "|" in item.prompt and item.group.endswith(".pdf") else "")
+
+
+def page(item: Example) -> str:
+    """Everything of a prompt before its question."""
+    return item.prompt.rpartition("\nQuestion: ")[0]
 
 
 def hotpotqa_file(path: Path, count: int, seed: int) -> None:
