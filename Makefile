@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint lock clean bench-step
+.PHONY: help setup data run test lint lock clean bench-step bench-rollouts
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
 
 test: data ## all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
+	@$(BIN)/python -m benchmarks.rollouts
 
 lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error

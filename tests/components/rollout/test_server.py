@@ -1,0 +1,172 @@
+"""A real `vllm serve`: what it samples, that it has the newest weights, and what is left when a process dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from components.config import TeachingSettings
+from components.errors import UserError
+from components.policy.embedded import build_tokenizer, teach
+from components.policy.model import save_policy
+from components.rollout.engine import Markers, Rollout, Sampling
+from components.rollout.server_process import ServerProcess
+from components.rollout.vllm_server import VllmServerEngine
+
+pytestmark = pytest.mark.slow
+
+SAMPLING = Sampling(max_new_tokens=14, answer_reserve=6, seed=1)
+PROMPTS = [(51, 49, 52, 50, 63), (55, 63), (48, 63) * 70]  # the last one fills a block of the prefix cache
+TOLERANCE = 1e-4  # nats
+
+
+@pytest.fixture(scope="module")
+def policy() -> PreTrainedModel:
+    return teach(TeachingSettings(steps=60, batch_size=32, learning_rate=0.01, seed=0), "warm")[0].eval()
+
+
+@pytest.fixture(scope="module")
+def folder(policy: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+
+    folder = tmp_path_factory.mktemp("policy")
+    save_policy(policy, build_tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def markers() -> Markers:
+
+    tokenizer = build_tokenizer()
+    [end], [turn], [pad] = tokenizer(["</think>", "<end>", "<pad>"])["input_ids"]
+    return Markers((end,), (turn,), pad)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path, markers: Markers) -> Iterator[VllmServerEngine]:
+    torch.set_num_threads(1)
+    server = ServerProcess(folder, dtype="float32")
+    with VllmServerEngine(server, folder, markers, timeout_seconds=60) as engine:
+        yield engine
+    assert not any(map(psutil.pid_exists, server.pids))
+
+
+@torch.no_grad()
+def worst_error(model: PreTrainedModel, groups: list[list[Rollout]]) -> float:
+    """Of the log p of every sampled id, against a plain forward pass over the sequence alone."""
+    worst = 0.0
+    for rollout in (rollout for group in groups for rollout in group):
+        whole = torch.tensor([[*rollout.prompt_ids, *rollout.rationale_ids, *rollout.answer_ids]])
+        every = model(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
+        true = every.gather(1, whole[0, 1:, None])[len(rollout.prompt_ids) - 1 :, 0]
+        end = len(rollout.rationale_ids)
+        true[end - rollout.forced_end : end] = 0
+        worst = max(worst, (true - torch.tensor(rollout.logprobs)).abs().max().item())
+    return worst
+
+
+def test_ten_updates_reach_the_server(engine: VllmServerEngine, policy: PreTrainedModel) -> None:
+    trained, random = deepcopy(policy), torch.Generator().manual_seed(0)
+    for update in range(11):
+        engine.load_weights(trained.state_dict().items())
+        groups = engine.generate(PROMPTS, 4, replace(SAMPLING, seed=update))
+        assert worst_error(trained, groups) < TOLERANCE
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.add_(0.03 * torch.randn(parameter.shape, generator=random))
+        assert worst_error(trained, groups) > 10 * TOLERANCE  # so that an update left out would be seen
+
+
+def test_rollouts_are_those_of_their_seeds_and_places(engine: VllmServerEngine, policy: PreTrainedModel) -> None:
+    engine.load_weights(policy.state_dict().items())
+    groups = engine.generate(PROMPTS, 8, SAMPLING)
+    assert [rollout.rationale_ids for rollout in groups[2]] == [
+        rollout.rationale_ids for rollout in engine.generate([PROMPTS[2]], 8, replace(SAMPLING, places=(2,)))[0]
+    ]
+    assert groups[0] != engine.generate(PROMPTS, 8, replace(SAMPLING, seed=2))[0]
+    assert len({rollout.rationale_ids for rollout in groups[0]}) > 4
+    for rollout in groups[0] + groups[1]:
+        assert rollout.rationale_ids.count(engine.markers.end_of_thinking[0]) == 1
+        assert 0 < len(rollout.answer_ids) <= SAMPLING.max_new_tokens - len(rollout.rationale_ids)
+
+
+def test_weights_of_somebody_else_are_an_error(engine: VllmServerEngine, policy: PreTrainedModel, folder: Path) -> None:
+    engine.load_weights(policy.state_dict().items())
+    with VllmServerEngine(engine.url, folder, engine.markers, timeout_seconds=60) as other:
+        other.load_weights(policy.state_dict().items())
+        with pytest.raises(UserError, match=r"still has the weights thaw-weights-.*, not thaw-weights-"):
+            engine.generate(PROMPTS, 2, SAMPLING)
+
+
+def test_a_missing_weight_is_an_error(engine: VllmServerEngine, policy: PreTrainedModel) -> None:
+    weights = policy.state_dict()
+    del weights["lm_head.weight"]
+    with pytest.raises(UserError, match=r"lm_head\.weight"):
+        engine.load_weights(weights.items())
+
+
+def test_a_server_without_its_routes_or_none_at_all_is_an_error(folder: Path, markers: Markers) -> None:
+    with pytest.raises(UserError, match=r"vLLM server at http://127\.0\.0\.1:9 is gone"):
+        VllmServerEngine("http://127.0.0.1:9/", folder, markers, timeout_seconds=5)
+
+
+# The last tests end the server.
+
+
+def test_a_stopped_engine_process_is_out_of_time(
+    engine: VllmServerEngine, policy: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.process is not None
+    engine.load_weights(policy.state_dict().items())
+    core = engine_process(engine.process)
+    monkeypatch.setattr(engine, "timeout_seconds", 1.0)
+    core.suspend()
+    try:
+        with pytest.raises(UserError, match=rf"{engine.url} ran out of time .*rollout\.timeout_seconds = 1"):
+            engine.generate(PROMPTS, 4, SAMPLING)
+    finally:
+        core.resume()
+
+
+def test_a_killed_engine_process_ends_the_step_at_once(engine: VllmServerEngine, policy: PreTrainedModel) -> None:
+    assert engine.process is not None
+    engine.load_weights(policy.state_dict().items())
+    core = engine_process(engine.process)
+    threading.Timer(0.5, core.kill).start()
+    started = time.monotonic()
+    with pytest.raises(UserError, match=f"vLLM server at {engine.url} (is gone|failed)"):
+        engine.generate([(55, 63)] * 16, 32, Sampling(max_new_tokens=4000, answer_reserve=3999, seed=0))
+    assert time.monotonic() - started < engine.timeout_seconds
+
+
+def engine_process(server: ServerProcess) -> psutil.Process:
+    """The process that computes: the one of the server's own with most memory."""
+    return max(map(psutil.Process, server.pids[1:]), key=lambda process: process.memory_info().rss)
+
+
+def test_a_server_dies_with_its_parent(folder: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from components.rollout.server_process import ServerProcess\n"
+        f"print(*ServerProcess(Path({str(folder)!r}), dtype='float32').pids, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) >= 2
+    assert all(map(psutil.pid_exists, pids))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(psutil.pid_exists, pids))
