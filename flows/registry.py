@@ -23,7 +23,7 @@ RIVALS = ("champion", "candidate", "best")
 
 @flow(name="evaluate_registry")
 def evaluate_registry(
-    models: Sequence[str] = (),
+    models: list[str] | None = None,
     data: Path | None = None,
     record: str = "test",
     split: str = "test",
@@ -38,7 +38,7 @@ def evaluate_registry(
     A version that cannot be scored does not stop the others; the flow fails at the end and names it.
     """
     settings = load_settings(params, changes.overrides())
-    chosen = _chosen(registry(), models, settings)
+    chosen = _chosen(registry(), models or [], settings)
     options = {"data": data, "record": record, "split": split}
     # One after the other: each takes all the memory that the engine's settings allow it.
     states = {name: score(settings, name, **options, return_state=True) for name in chosen}
