@@ -15,7 +15,6 @@ import torch
 
 from benchmarks.step import Result, measured, table
 from benchmarks.systems import Case, completion_lengths
-from components.errors import UserError
 
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "B200": 2250}  # bfloat16, dense, from data sheets
 SHAPES = {"finqa": {"prompt_tokens": 1024, "new_tokens": 2048, "lengths": "long-tail"},
@@ -32,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise UserError("no GPU is visible to PyTorch; benchmarks.step measures on the CPU.")
+        sys.exit("no GPU is visible to PyTorch; benchmarks.step measures on the CPU.")
     gpu = torch.cuda.get_device_name()
     peak = options.peak_tflops or next((value for name, value in PEAK_TFLOPS.items() if name in gpu), None)
     context = multiprocessing.get_context("spawn")
