@@ -12,12 +12,15 @@ from scipy.stats import chi2, chi2_contingency
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from components.config import TeachingSettings
+from components.data.example import Example
 from components.errors import UserError
 from components.policy.embedded import teach
-from components.policy.model import save_policy
+from components.policy.model import Codec, save_policy
 from components.rollout.engine import Markers, Rollout, RolloutEngine, Sampling
+from components.rollout.sample import sample as sample_examples
 from components.rollout.transformers_engine import TransformersEngine
 from components.rollout.vllm_engine import VllmEngine
+from tests.conftest import small_settings
 
 SAMPLING = Sampling(max_new_tokens=14, answer_reserve=6, seed=1)
 TOLERANCE = 1e-4  # nats, of float32 in another order of summation
@@ -168,7 +171,7 @@ def test_new_weights_are_sampled_from_and_without_them_the_error_shows(
     engine: RolloutEngine, policy: PreTrainedModel, prompts: list[tuple[int, ...]]
 ) -> None:
     assert worst_error(policy, sample(engine, prompts, 8)) < TOLERANCE
-    for update in range(3):
+    for update in range(10):
         trained = changed(policy, update)
         assert worst_error(trained, sample(engine, prompts, 8)) > 100 * TOLERANCE
         engine.load_weights(trained.state_dict().items())
@@ -218,6 +221,27 @@ def test_both_engines_sample_the_same_kinds_of_rollouts(
     rare = [one.total() - sum(row) for one, row in zip(kinds, table, strict=True)]
     assert len(common) > 10
     assert chi2_contingency([[*row, other] for row, other in zip(table, rare, strict=True)]).pvalue > 0.001
+
+
+def test_both_engines_have_the_same_majorities(
+    vllm: VllmEngine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """maj@16, where the right answer is the most frequent of 64 samples: near one half, so that a difference shows."""
+    problems = [ids(tokenizer, f"s{i % 6}:{1000 + 37 * i}?") for i in range(150)]
+    transformers = TransformersEngine(policy, vllm.markers, batch_rollouts=20_000)
+    gold = votes(transformers, problems, 64, seed=0)
+    maj = []
+    for engine in (vllm, transformers):
+        right = [vote == truth for vote, truth in zip(votes(engine, problems, 16, seed=1), gold, strict=True)]
+        maj.append(sum(right) / len(right))
+    assert 0.1 < sum(maj) / 2 < 0.9
+    assert abs(maj[0] - maj[1]) < 4 * (2 * 0.25 / len(problems)) ** 0.5
+
+
+def votes(engine: RolloutEngine, problems: Sequence[Sequence[int]], n: int, seed: int) -> list[tuple[int, ...]]:
+    """Of each problem the first two ids of the answer that most of n samples begin with."""
+    groups = engine.generate(problems, n, replace(SAMPLING, seed=seed))
+    return [Counter(rollout.answer_ids[:2] for rollout in group).most_common(1)[0][0] for group in groups]
 
 
 # The budget
@@ -316,6 +340,16 @@ def test_prompts_that_cannot_be_sampled_are_refused(engine: RolloutEngine) -> No
     with pytest.raises(UserError, match="no room for a rationale"):
         engine.generate([[5]], 2, replace(SAMPLING, answer_reserve=14))
     assert engine.generate([], 2, SAMPLING) == []
+
+
+def test_a_prompt_that_cannot_be_sampled_is_named_by_its_example(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, one_id: Markers
+) -> None:
+    engine = TransformersEngine(policy, one_id, batch_rollouts=8)
+    codec = Codec(tokenizer, small_settings().model, chat=False)
+    examples = [Example("short", "7?", ("7",), "a"), Example("page-3", "7" * 16384, ("7",), "b")]
+    with pytest.raises(UserError, match=r"example page-3: prompt 1 has 16384 tokens; .* context of 16384"):
+        sample_examples(engine, codec, examples, 2, SAMPLING)
 
 
 def test_time_that_runs_out_is_an_error_and_the_engine_goes_on(

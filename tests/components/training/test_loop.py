@@ -3,12 +3,15 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from components.config import Arm, Settings
 from components.data.prepare import load_split
@@ -18,7 +21,7 @@ from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
 from components.policy.base import make_base
 from components.policy.model import load_tokenizer
-from components.rollout.engine import Rollout, Sampling
+from components.rollout.engine import Markers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Run, Tracker, connect
 from components.training import loop
@@ -132,6 +135,49 @@ def test_mlflow_has_the_curves_and_every_checkpoint(reference: Reference) -> Non
         assert files(tracker.registry.download(version.reference)) == files(
             reference.out / "checkpoints" / f"step-{version.step}"
         )
+
+
+def test_a_table_of_rollouts_can_be_read(experiment: Experiment, reference: Reference, tmp_path: Path) -> None:
+    client = reference.tracker.store.client
+    [entry] = client.list_artifacts(reference.record.mlflow_run_id, "rollouts")
+    assert entry.path == "rollouts/step-1.csv"  # every 20 steps
+    path = client.download_artifacts(reference.record.mlflow_run_id, entry.path, str(tmp_path))
+    rows = list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 16  # 4 examples with 4 rollouts each, fewer than a table holds
+    answers = {row["id"]: row["answers"][0] for row in load_split(experiment.data, "train").to_list()}
+    for row in rows:
+        assert row["rationale"].endswith("</think>")
+        assert row["answer"] == answers[row["example"]] + "<end>"
+        assert 0 < float(row["w"]) < 1e-6
+        assert float(row["path"]) > 0
+    assert len({row["example"] for row in rows}) == 4
+
+
+def test_a_sampler_that_was_left_behind_ends_the_run(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler gets a copy of the model, and the weights of the fourth step never come."""
+    settings = small_settings(
+        "train.steps=10", "train.validate_every=10", "train.learning_rate=0.01", "train.adam_epsilon=1.0e-8",
+        "train.max_mismatch=1.0e-4",
+    )  # fmt: skip
+    calls = iter(range(100))
+
+    def copied(_: Settings, policy: PreTrainedModel, _folder: Path, markers: Markers) -> TransformersEngine:
+        return TransformersEngine(deepcopy(policy), markers, batch_rollouts=64)
+
+    def forgotten(engine: TransformersEngine, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        if next(calls) != skipped:
+            load_weights(engine, weights)
+
+    load_weights = TransformersEngine.load_weights
+    monkeypatch.setattr(loop, "open_engine", copied)
+    monkeypatch.setattr(TransformersEngine, "load_weights", forgotten)
+    skipped = -1
+    replace(experiment, settings=settings).train(tmp_path / "kept up", tracker)
+    calls, skipped = iter(range(100)), 3
+    with pytest.raises(UserError, match=r"step 4: .* the engine still has the weights of an earlier step"):
+        replace(experiment, settings=settings).train(tmp_path / "left behind", tracker)
 
 
 def test_the_best_checkpoint_becomes_final(
