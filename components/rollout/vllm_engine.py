@@ -12,6 +12,7 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -94,7 +95,7 @@ class VllmEngine:
         self._drop_cached_prompts()
         with _random_states_kept(), _without_compiling(), Deadline("vLLM", self.timeout_seconds) as deadline:
             _seed_everything(derive_seed(sampling.seed, *(sampling.places or ())))
-            self._run(drafts, deadline)
+            self._run(drafts, n, deadline)
         rollouts = [draft.rollout() for draft in drafts]
         return [rollouts[first : first + n] for first in range(0, len(rollouts), n)]
 
@@ -144,58 +145,56 @@ class VllmEngine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _run(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
+    def _run(self, drafts: Sequence[Draft], n: int, deadline: Deadline) -> None:
         """Sample until every draft is finished: what vLLM returns is put on its draft, which may then ask for more."""
-        parameters = _Parameters()
-        waiting: dict[str, Draft] = {}
+        waiting: dict[str, Sequence[Draft]] = {}
 
-        def submit(draft: Draft) -> None:
-            request = draft.next_request()
+        def submit(alike: Sequence[Draft]) -> None:
+            first = alike[0]
+            request = first.next_request()
             if request is not None:
                 number = str(next(self._request_numbers))
-                prompt = {"prompt_token_ids": [*draft.prompt, *draft.ids]}
-                self._engine.add_request(number, prompt, parameters.get(draft.sampling.temperature, *request))
-                waiting[number] = draft
+                prompt = {"prompt_token_ids": [*first.prompt, *first.ids]}
+                parameters = _parameters(len(alike), first.sampling.temperature, *request)
+                self._engine.add_request(number, prompt, parameters)
+                waiting[number] = alike
 
+        # One request for all rollouts of a prompt is less work for vLLM, but it answers when the last one has ended:
+        # too late where rollouts go on with another request.
+        at_once = n if drafts and not drafts[0].sampling.answers else 1
         try:
-            for draft in drafts:
-                submit(draft)
+            for first in range(0, len(drafts), at_once):
+                submit(drafts[first : first + at_once])
             while waiting:
-                deadline.check(f"{len(waiting)} of {len(drafts)} rollouts were unfinished")
+                deadline.check(f"{sum(map(len, waiting.values()))} of {len(drafts)} rollouts were unfinished")
                 for output in self._engine.step():
-                    draft = waiting.pop(output.request_id)
-                    completion = output.outputs[0]
-                    draft.extend(completion.token_ids, completion.logprobs.logprobs)
-                    submit(draft)
+                    for draft, completion in zip(waiting.pop(output.request_id), output.outputs, strict=True):
+                        draft.extend(completion.token_ids, completion.logprobs.logprobs)
+                        submit([draft])
         finally:
             self._engine.abort_request(list(waiting))
 
 
-class _Parameters:
-    """vLLM's sampling parameters by length and stop ids; checking them is slow, so that equal requests share them."""
+@cache
+def _parameters(n: int, temperature: float, max_tokens: int, stop: tuple[int, ...]) -> "SamplingParams":
+    """Checking them is slow, so that equal requests share them."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
-    def __init__(self) -> None:
-        self.made: dict[tuple[float, int, tuple[int, ...]], SamplingParams] = {}
-
-    def get(self, temperature: float, max_tokens: int, stop: tuple[int, ...]) -> "SamplingParams":
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        if (temperature, max_tokens, stop) not in self.made:
-            self.made[temperature, max_tokens, stop] = SamplingParams(
-                max_tokens=max_tokens,
-                stop_token_ids=list(stop),
-                temperature=temperature,
-                top_p=1.0,
-                top_k=0,
-                min_p=0.0,
-                ignore_eos=True,  # the markers alone say what ends
-                logprobs=0,  # of the sampled id alone
-                flat_logprobs=True,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-        return self.made[temperature, max_tokens, stop]
+    return SamplingParams(
+        n=n,
+        max_tokens=max_tokens,
+        stop_token_ids=list(stop),
+        temperature=temperature,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        ignore_eos=True,  # the markers alone say what ends
+        logprobs=0,  # of the sampled id alone
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _start(folder: Path, dtype: Literal["float32", "bfloat16"], *, sleeps: bool) -> "LLMEngine":

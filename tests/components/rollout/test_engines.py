@@ -357,8 +357,9 @@ def test_time_that_runs_out_is_an_error_and_the_engine_goes_on(
 ) -> None:
     before = vllm.generate(prompts, 4, SAMPLING)
     monkeypatch.setattr(vllm, "timeout_seconds", 0.001)
-    with pytest.raises(UserError, match=r"vLLM engine ran out of time .*rollout\.timeout_seconds = 0\.001"):
-        vllm.generate(prompts, 100, SAMPLING)
+    for answers in (True, False):
+        with pytest.raises(UserError, match=r"vLLM engine ran out of time .*rollout\.timeout_seconds = 0\.001"):
+            vllm.generate(prompts, 100, replace(SAMPLING, answers=answers))
     monkeypatch.undo()
     assert vllm.generate(prompts, 4, SAMPLING) == before
 
