@@ -9,12 +9,14 @@ import asyncio
 import itertools
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import psutil
 import torch
 from safetensors.torch import save_file
 
@@ -56,7 +58,7 @@ class VllmServerEngine:
         self._weight_names = weight_names(folder)
         parent = weights_folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
         _remove_left_over(parent)
-        self._weights = Path(tempfile.mkdtemp(prefix=f"thaw-weights-{os.getpid()}-", dir=parent))
+        self._weights = Path(tempfile.mkdtemp(prefix=f"{_prefix(os.getpid())}-", dir=parent))
         # A server may have served somebody else: only rollouts of weights that came from here are taken.
         self._owner, self._version, self._loads = self._weights.name, "default", itertools.count(1)
         self.context: int | None = self._ask("GET", "/v1/models")["data"][0]["max_model_len"]
@@ -194,7 +196,12 @@ class VllmServerEngine:
 
 def _remove_left_over(parent: Path | None) -> None:
     """Remove the weights of engines whose process was killed: nobody else frees their shared memory."""
-    for folder in (parent or Path(tempfile.gettempdir())).glob("thaw-weights-*"):
-        pid = folder.name.split("-")[2]
-        if pid.isdigit() and not Path("/proc", pid).exists() and folder.owner() == Path.home().owner():
+    for folder in (parent or Path(tempfile.gettempdir())).glob(_prefix("*")):
+        pid, *rest = folder.name.removeprefix(_prefix("")).split("-")
+        if len(rest) == 1 and not psutil.pid_exists(int(pid)):  # `host-2` is no process of `host`
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix(pid: int | str) -> str:
+    """Of folders for weights; with the machine's name, for processes of others cannot be seen from here."""
+    return f"thaw-weights-{socket.gethostname()}-{pid}"
