@@ -81,11 +81,13 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for process in psutil.wait_procs(family, timeout=1)[1]:
+        left = psutil.wait_procs(family, timeout=1)[1]
+        for process in left:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
         self._log.close()
 
     def _last_words(self) -> str:
