@@ -39,6 +39,8 @@ ENVIRONMENT = {
 GPU_MEMORY_UTILIZATION = 0.4
 # The key-value cache on a CPU, which vLLM fills at the start; VLLM_CPU_KVCACHE_SPACE (GiB) overrides it.
 CPU_KV_CACHE_BYTES = 1 << 30
+# Rollouts of one request; vLLM refuses more than VLLM_MAX_N_SEQUENCES, which is 16,384 by default.
+MOST_AT_ONCE = 1024
 
 
 class VllmEngine:
@@ -161,10 +163,11 @@ class VllmEngine:
 
         # One request for all rollouts of a prompt is less work for vLLM, but it answers when the last one has ended:
         # too late where rollouts go on with another request.
-        at_once = n if drafts and not drafts[0].sampling.answers else 1
+        at_once = min(n, MOST_AT_ONCE) if drafts and not drafts[0].sampling.answers else 1
         try:
-            for first in range(0, len(drafts), at_once):
-                submit(drafts[first : first + at_once])
+            for group in (drafts[first : first + n] for first in range(0, len(drafts), n)):
+                for first in range(0, n, at_once):
+                    submit(group[first : first + at_once])
             while waiting:
                 deadline.check(f"{sum(map(len, waiting.values()))} of {len(drafts)} rollouts were unfinished")
                 for output in self._engine.step():
