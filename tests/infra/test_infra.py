@@ -1,0 +1,104 @@
+"""The files of infra/ through the tools that would read them: nothing here is started."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from prefect.utilities.templating import apply_values
+
+from tests.conftest import PROJECT
+
+INFRA = PROJECT / "infra"
+SECRETS = ["DATABASE_PASSWORD", "STORE_USER", "STORE_PASSWORD", "PREFECT_LOGIN", "PROJECT"]
+DOCKERFILES = sorted((INFRA / "containers").glob("*.Dockerfile"))
+
+
+def tool(name: str) -> str:
+    """A program that comes with the development packages."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    assert found, f"{name} is missing; requirements/cpu.txt has it"
+    return found
+
+
+def compose(tmp_path: Path, settings: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """`docker compose config` with these settings in .env."""
+    file = tmp_path / "env"
+    file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    command = [tool("docker-compose"), "--file", str(INFRA / "compose.yaml"), "--env-file", str(file), "config"]
+    clean = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    return subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=False, env=clean)
+
+
+def test_nothing_of_the_compose_file_has_a_default_password(tmp_path: Path):
+    settings = {name: f"/{name.lower()}" for name in SECRETS}
+    done = compose(tmp_path, settings)
+    assert done.returncode == 0, done.stderr
+    for name in SECRETS:
+        done = compose(tmp_path, settings | {name: ""})
+        assert done.returncode != 0
+        assert f"set {name} in infra/.env" in done.stderr
+    example = (INFRA / "env.example").read_text()
+    assert all(f"\n{name}=\n" in f"\n{example}" for name in SECRETS)
+
+
+def test_services_are_healthy_before_others_need_them_and_open_to_this_host_alone(tmp_path: Path):
+    services = json.loads(compose(tmp_path, dict.fromkeys(SECRETS, "x:y")).stdout)["services"]
+    assert set(services) == {"database", "store", "bucket", "mlflow", "prefect", "worker"}
+    for name, service in services.items():
+        assert "healthcheck" in service or name == "bucket", name
+        assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", [])), name
+        for needed, how in service.get("depends_on", {}).items():
+            assert how["condition"] == ("service_completed_successfully" if needed == "bucket" else "service_healthy")
+        assert not service.get("privileged")
+    assert {volume["source"] for volume in services["database"]["volumes"]} == {"database"}
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
+def test_container_files_are_without_fault(file: Path):
+    done = subprocess.run([tool("hadolint"), str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    lines = file.read_text().splitlines()
+    [base] = [line for line in lines if line.startswith("FROM ")]
+    assert ":" in base
+    assert "latest" not in base
+    assert [line for line in lines if line.startswith("USER ")] == ["USER 1000"]
+    assert not any(word in line.upper() for line in lines for word in ("PASSWORD", "SECRET", "TOKEN="))
+
+
+def test_images_take_no_secrets_or_results_with_them():
+    ignored = (PROJECT / ".dockerignore").read_text().splitlines()
+    assert {"**/.env", ".dvc/config.local", "build", "mlflow.db*", "data"} <= set(ignored)
+
+
+def check_kubernetes(manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_gpu_job_is_one_for_kubernetes():
+    template = json.loads((INFRA / "kubernetes/gpu-job.json").read_text())
+    properties = template["variables"]["properties"]
+    given = {"name": "run", "env": [{"name": "A", "value": "b"}], "labels": {"a": "b"}, "command": ["prefect"]}
+    defaults = {name: value["default"] for name, value in properties.items() if "default" in value}
+    job = apply_values(template["job_configuration"]["job_manifest"], defaults | given)
+    check_kubernetes(job)
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    job["spec"]["parallel"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check_kubernetes(job)
+
+
+def test_what_gpu_jobs_need_is_described_for_kubernetes():
+    manifests = list(yaml.safe_load_all((INFRA / "kubernetes/resources.yaml").read_text()))
+    for manifest in manifests:
+        check_kubernetes(manifest)
+    template = (INFRA / "kubernetes/gpu-job.json").read_text()
+    assert [manifest["kind"] for manifest in manifests] == ["Namespace", "PersistentVolumeClaim"]
+    assert f'"default": "{manifests[1]["metadata"]["name"]}"' in template
