@@ -12,8 +12,10 @@ from components.report.verdict import GOOD, outcome, verdicts
 def results_table(results: Results) -> Table:
     """One row an arm: the median over seeds of every figure, maj@k's interval, and maj@k of each seed."""
     k, seeds = results.k, max(len(arm.runs) for arm in results.arms)
+    title = f"{results.task}, {results.start} start: percent of {results.examples} {results.split} problems"
     table = Table(
-        title=f"{results.task}, {results.start} start: percent of {results.examples} {results.split} problems",
+        title=title,
+        min_width=len(title),  # or a narrow table would break it
         caption="95% intervals over problems, not over seeds" + ("; a typical seed's" if seeds > 1 else ""),
         box=None,
         header_style="bold",

@@ -67,7 +67,8 @@ def test_every_checkpoint_of_every_arm_is_registered_with_its_tags(swept: Swept)
         of_arm = [version for version in found if version.run_id == run_id]
         assert [version.step for version in of_arm] == STEPS
         for version in of_arm:
-            tags = {name: value for name, value in version.tags.items() if not name.startswith("thaw.")}
+            assert version.tags["mlflow.source.git.commit"] == swept.project.run("git", "rev-parse", "HEAD").strip()
+            tags = {name: value for name, value in version.tags.items() if not name.startswith(("thaw.", "mlflow."))}
             assert tags == {
                 "estimator": method, "q": q, "task": "skills", "start": "cold", "seed": "0", "data_md5": data,
             }  # fmt: skip
