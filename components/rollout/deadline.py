@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Self
 
-from components.errors import UserError
+from components.errors import TEMPORARY_ERROR, TemporaryError
 
 GRACE_SECONDS = 60.0  # beyond the time of a call, for the step that is under way when it ends
 
@@ -29,7 +29,7 @@ class Deadline:
     def check(self, state: str) -> None:
         """state: what the call has come to, as "3 of 4 rollouts were unfinished"."""
         if time.monotonic() > self._end:
-            raise UserError(
+            raise TemporaryError(
                 f"the {self.engine} engine ran out of time while {state};"
                 f" raise rollout.timeout_seconds = {self.seconds:g}."
             )
@@ -41,7 +41,7 @@ class Deadline:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)
+        os._exit(TEMPORARY_ERROR)
 
     def __enter__(self) -> Self:
         if math.isfinite(self.seconds):

@@ -85,7 +85,12 @@ class RolloutEngine(Protocol):
     """A sampler that can be given new weights. Use it as a context manager."""
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
-        """n rollouts for each prompt, in the order of the prompts."""
+        """n rollouts for each prompt, in the order of the prompts.
+
+        Raises:
+            UserError: the request cannot be sampled.
+            TemporaryError: the call's time is up, or the engine is gone.
+        """
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -20,7 +20,7 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from components.errors import UserError
+from components.errors import TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
 from components.rollout.engine import Markers, Rollout, Sampling, check_request
@@ -175,20 +175,20 @@ class VllmServerEngine:
                 " VLLM_SERVER_DEV_MODE=1 and --tokens-only."
             )
         if response.is_error:
-            raise UserError(
+            raise TemporaryError(
                 f"the vLLM server at {self.url} failed ({response.status_code}): {response.text[:300]};"
                 " see its log, start it anew and resume."
             )
         return response.json() if response.content else None
 
-    def _out_of_time(self, work: str) -> UserError:
-        return UserError(
+    def _out_of_time(self, work: str) -> TemporaryError:
+        return TemporaryError(
             f"the vLLM server at {self.url} ran out of time while it {work}: it is stuck, or"
             f" rollout.timeout_seconds = {self.timeout_seconds:g} is too short; resume with more time or a new server."
         )
 
-    def _gone(self, error: Exception) -> UserError:
-        return UserError(
+    def _gone(self, error: Exception) -> TemporaryError:
+        return TemporaryError(
             f"the vLLM server at {self.url} is gone ({type(error).__name__}); start it anew and resume from the last"
             " checkpoint."
         )

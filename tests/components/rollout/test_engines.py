@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from components.config import TeachingSettings
 from components.data.example import Example
-from components.errors import UserError
+from components.errors import TemporaryError, UserError
 from components.policy.embedded import teach
 from components.policy.model import Codec, save_policy
 from components.rollout.engine import Markers, Rollout, RolloutEngine, Sampling
@@ -358,7 +358,7 @@ def test_time_that_runs_out_is_an_error_and_the_engine_goes_on(
     before = vllm.generate(prompts, 4, SAMPLING)
     monkeypatch.setattr(vllm, "timeout_seconds", 0.001)
     for answers in (True, False):
-        with pytest.raises(UserError, match=r"vLLM engine ran out of time .*rollout\.timeout_seconds = 0\.001"):
+        with pytest.raises(TemporaryError, match=r"vLLM engine ran out of time .*rollout\.timeout_seconds = 0\.001"):
             vllm.generate(prompts, 100, replace(SAMPLING, answers=answers))
     monkeypatch.undo()
     assert vllm.generate(prompts, 4, SAMPLING) == before
@@ -368,7 +368,7 @@ def test_weights_that_come_too_slowly_are_an_error(
     vllm: VllmEngine, policy: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "timeout_seconds", 0)
-    with pytest.raises(UserError, match=r"rollout\.timeout_seconds"):
+    with pytest.raises(TemporaryError, match=r"rollout\.timeout_seconds"):
         vllm.load_weights(policy.state_dict().items())
 
 

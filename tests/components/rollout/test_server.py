@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from components.config import TeachingSettings
-from components.errors import UserError
+from components.errors import TemporaryError, UserError
 from components.policy.embedded import build_tokenizer, teach
 from components.policy.model import save_policy
 from components.rollout.engine import Markers, Rollout, Sampling
@@ -116,7 +116,7 @@ def test_a_missing_weight_is_an_error(engine: VllmServerEngine, policy: PreTrain
 
 
 def test_a_server_without_its_routes_or_none_at_all_is_an_error(folder: Path, markers: Markers) -> None:
-    with pytest.raises(UserError, match=r"vLLM server at http://127\.0\.0\.1:9 is gone"):
+    with pytest.raises(TemporaryError, match=r"vLLM server at http://127\.0\.0\.1:9 is gone"):
         VllmServerEngine("http://127.0.0.1:9/", folder, markers, timeout_seconds=5)
 
 
@@ -132,7 +132,7 @@ def test_a_stopped_engine_process_is_out_of_time(
     monkeypatch.setattr(engine, "timeout_seconds", 1.0)
     core.suspend()
     try:
-        with pytest.raises(UserError, match=rf"{engine.url} ran out of time .*rollout\.timeout_seconds = 1"):
+        with pytest.raises(TemporaryError, match=rf"{engine.url} ran out of time .*rollout\.timeout_seconds = 1"):
             engine.generate(PROMPTS, 4, SAMPLING)
     finally:
         core.resume()
@@ -144,7 +144,7 @@ def test_a_killed_engine_process_ends_the_step_at_once(engine: VllmServerEngine,
     core = engine_process(engine.process)
     threading.Timer(0.5, core.kill).start()
     started = time.monotonic()
-    with pytest.raises(UserError, match=f"vLLM server at {engine.url} (is gone|failed)"):
+    with pytest.raises(TemporaryError, match=f"vLLM server at {engine.url} (is gone|failed)"):
         engine.generate([(55, 63)] * 16, 32, Sampling(max_new_tokens=4000, answer_reserve=3999, seed=0))
     assert time.monotonic() - started < engine.timeout_seconds
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from components.config import Arm
-from components.errors import UserError
+from components.errors import TemporaryError
 from components.policy.base import make_base
 from components.rollout.engine import Sampling
 from components.rollout.vllm_server import VllmServerEngine
@@ -44,7 +44,7 @@ def test_a_killed_engine_ends_the_run_and_resume_gives_the_same_weights(
 
     with monkeypatch.context() as patched:
         patched.setattr(VllmServerEngine, "generate", killed_at_the_third_step)
-        with pytest.raises(UserError, match=r"the vLLM server at http://127\.0\.0\.1:"):
+        with pytest.raises(TemporaryError, match=r"the vLLM server at http://127\.0\.0\.1:"):
             run("killed")
     assert len(pids) > 1
     assert not any(map(psutil.pid_exists, pids))
