@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
 from rich.table import Table
 
 from components.config import EvaluationSettings, PromoteSettings
@@ -35,7 +34,7 @@ class Outcome:
 def versions_table(versions: Sequence[Version], on: str) -> Table:
     """Versions, best first: by maj@k on the test set `on`, and by validation where there is no such figure."""
     title = f"Registered checkpoints, percent: of {on}" + ("" if on == VALIDATION else f", or (of {VALIDATION})")
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for heading in ("model", "arm", "start", "seed", "step"):
         table.add_column(heading, no_wrap=True)
     figures = figure_names(versions, (on, VALIDATION))
