@@ -14,6 +14,7 @@ from flows.options import BUILD, PARAMS
 from flows.parameters import Changes
 from tasks.evaluation import evaluate_model, registry
 from tasks.inputs import find_examples
+from tasks.lost_runs import sign
 from tasks.registry import Outcome
 from tasks.registry import promote as promote_version
 
@@ -21,7 +22,7 @@ SAME = Changes()
 RIVALS = ("champion", "candidate", "best")
 
 
-@flow(name="evaluate_registry")
+@flow(name="evaluate_registry", on_running=[sign])
 def evaluate_registry(
     models: list[str] | None = None,
     data: Path | None = None,
@@ -58,7 +59,7 @@ def score(settings: Settings, model: str, *, data: Path | None, record: str, spl
     return evaluate_model(settings, model, examples, split=split, out=out, record=record)
 
 
-@flow(name="promote")
+@flow(name="promote", on_running=[sign])
 def promote(model: str | None = None, params: Path = PARAMS, changes: Changes = SAME) -> Outcome:
     """Make a version champion if it passes the gate; that it does not is a result and no failure.
 

@@ -17,6 +17,7 @@ from components.config import Arm, ArmName, Settings, load_settings
 from components.errors import UserError
 from flows.options import PARAMS
 from flows.parameters import Changes
+from tasks.lost_runs import sign
 from tasks.process import FlowEnded, Slots
 from tasks.stage import StageFailed, run_stage
 from tasks.workspace import open_workspace, project_root
@@ -24,7 +25,7 @@ from tasks.workspace import open_workspace, project_root
 SAME = Changes()
 
 
-@flow(name="prepare")
+@flow(name="prepare", on_running=[sign])
 def prepare(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None) -> None:
     """Make what all arms share: the data, the base model, and the probe of how often it is right."""
     folder, settings = _open(params, changes, name)
@@ -33,7 +34,7 @@ def prepare(params: Path = PARAMS, changes: Changes = SAME, name: str | None = N
             _stage(settings)(folder, stage, slots, settings.sweep)
 
 
-@flow(name="post_train", flow_run_name="{arm}-seed{seed}")
+@flow(name="post_train", flow_run_name="{arm}-seed{seed}", on_running=[sign])
 def post_train(
     arm: ArmName, seed: int = 0, params: Path = PARAMS, changes: Changes = SAME, name: str | None = None
 ) -> None:
@@ -47,7 +48,7 @@ def post_train(
             _stage(settings)(folder, stage, slots, settings.sweep)
 
 
-@flow(name="q_sweep")
+@flow(name="q_sweep", on_running=[sign])
 def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None) -> None:
     """Train and evaluate every arm with every seed, and report.
 
@@ -70,7 +71,7 @@ def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = N
     _publish(folder, settings)
 
 
-@flow(name="backfill")
+@flow(name="backfill", on_running=[sign])
 def backfill(
     arms: list[ArmName] | None = None,
     seeds: list[int] | None = None,

@@ -16,6 +16,7 @@ from components.errors import UserError
 from tasks.process import end_guarded, start_guarded
 
 START_SECONDS = 120
+REST_SECONDS = 10
 
 
 def configured_server() -> str | None:
@@ -58,7 +59,17 @@ def own_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
     try:
         yield url
     finally:
+        _say_the_rest()
         end_guarded(process)
+
+
+def _say_the_rest() -> None:
+    """Send what Prefect has queued for the server; when that is gone it would try again for a minute."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for queue in (APILogWorker, EventsWorker):
+        queue.drain_all(timeout=REST_SECONDS)
 
 
 def _wait(url: str, process: "subprocess.Popen[str]", log: Path) -> None:

@@ -1,5 +1,6 @@
 """What many tests share: the settings of the project, made small, and a tiny policy."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,15 @@ SMALL = [
 
 def small_settings(*overrides: str) -> Settings:
     return load_settings(PROJECT / "params.yaml", [*SMALL, f"task.path={PROJECT / 'data/skills'}", *overrides])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_left_alone() -> Iterator[None]:
+    """Takes back what a file's tests set, as training sets ranks: processes that other tests start must not see it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

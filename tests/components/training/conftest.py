@@ -1,6 +1,5 @@
 """A process group that ends with each file, a tiny policy, and a store of runs for each test."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +16,8 @@ VOCABULARY = 11
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Takes back what training changes in its process: other tests and the processes they start must not see it."""
-    environment, threads = dict(os.environ), torch.get_num_threads()
+    """Takes back what training changes in its process: other tests must not see it."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     if torch.distributed.is_initialized():
@@ -27,8 +26,6 @@ def nothing_left_behind() -> Iterator[None]:
         deepspeed.comm.destroy_process_group()  # PyTorch's own would leave DeepSpeed with groups that are gone
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 def build_policy() -> PreTrainedModel:

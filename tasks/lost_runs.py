@@ -1,0 +1,58 @@
+"""Flow runs whose process is gone are shown as what they are: crashed.
+
+A flow that is killed cannot say so. While it runs, its process keeps a note named after the run locked, in Prefect's
+folder of this user; the kernel lifts the lock however the process dies. Whoever next reaches the server from this
+machine takes the notes that nobody holds for what they mean.
+"""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+from uuid import UUID
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_HOME
+from prefect.states import Crashed
+
+NOTES = "thaw-runs"
+WHY: State = Crashed(message="Its process was killed, or its machine went down.")
+_held: list[TextIO] = []
+
+
+def sign(_flow: Flow, run: FlowRun, _state: State) -> None:
+    """Hook for a flow's `on_running`: hold the run's note until this process ends."""
+    folder = Path(str(PREFECT_HOME.value())) / NOTES
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f"{run.id}.{os.getpid()}"
+    note = written.open("w")
+    fcntl.flock(note, fcntl.LOCK_EX)
+    written.rename(folder / str(run.id))  # nobody finds it before it is locked
+    _held.append(note)
+
+
+def mark_lost_runs() -> None:
+    """Tell the server which flow runs of this machine have crashed. Notes on runs of another server stay."""
+    folder = Path(str(PREFECT_HOME.value())) / NOTES
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError, BlockingIOError, ObjectNotFound), path.open() as note:
+            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _mark(UUID(path.stem))
+            path.unlink()
+
+
+def _mark(run: UUID) -> None:
+    """Mark a run, and its tasks, as crashed, unless it has said how it ended."""
+    with get_client(sync_client=True) as client:
+        if client.read_flow_run(run).state.is_final():
+            return
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
+        for task in tasks:
+            if not task.state.is_final():
+                client.set_task_run_state(task.id, WHY, force=True)
+        client.set_flow_run_state(run, WHY, force=True)
