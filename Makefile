@@ -25,8 +25,8 @@ data: setup # the embedded raw data, pinned by data.dvc
 run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
 	@PATH="$(CURDIR)/$(BIN):$$PATH" thaw sweep
 
-test: data ## all tests
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+test: data ## all tests, two files at a time
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts

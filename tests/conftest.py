@@ -26,6 +26,15 @@ def small_settings(*overrides: str) -> Settings:
     return load_settings(PROJECT / "params.yaml", [*SMALL, f"task.path={PROJECT / 'data/skills'}", *overrides])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests, each takes whole files; those of flows/ share a sweep and come first, as one."""
+    for item in items:
+        file = item.path.relative_to(PROJECT / "tests")
+        item.add_marker(pytest.mark.xdist_group("flows" if file.parts[0] == "flows" else str(file)))
+    items.sort(key=lambda item: not item.path.is_relative_to(PROJECT / "tests/flows"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def environment_left_alone() -> Iterator[None]:
     """Takes back what a file's tests set, as training sets ranks: processes that other tests start must not see it."""
