@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from components.config import Arm
 from components.policy.model import load_model
 from components.training.trainer import Trainer
-from tests.components.training.test_trainer import make_groups, settings
+from tests.components.training.by_hand import make_groups, settings
 
 SHAPES = ((1, 3), (6, 5), (3, 7), (4, 9), (2, 2))  # five groups: two processes have unequal shares and passes
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from components.config import Arm
 from components.randomness import generator
 from components.training.batches import Group
-from tests.components.training.test_trainer import (
+from tests.components.training.by_hand import (
     SEED,
     M,
     NewPolicy,

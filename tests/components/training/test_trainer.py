@@ -1,10 +1,8 @@
-"""One update against the same update by hand: plain forward passes, coefficients in words, PyTorch's own optimizer."""
+"""One update against the same update by hand: the weights it leaves, the figures it reports, the steps it refuses."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,155 +11,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.config import Arm, TrainSettings
+from components.config import Arm
 from components.errors import UserError
-from components.policy.logprobs import Scorer, collate
-from components.randomness import generator
-from components.rollout.engine import Markers, Rollout, Sampling
-from components.rollout.transformers_engine import TransformersEngine
-from components.training.batches import Group, Piece, cut, micro_batches
+from components.policy.logprobs import Scorer
+from components.rollout.engine import Rollout
+from components.training.batches import Group
 from components.training.trainer import Trainer, UpdateReport
-from components.training.zero import full_weights
-from tests.conftest import small_settings
+from tests.components.training.by_hand import (
+    ByHand,
+    M,
+    NewPolicy,
+    difference,
+    make_groups,
+    settings,
+    state,
+    trainer,
+    whole,
+)
+from tests.components.training.conftest import VOCABULARY
 
-NewPolicy = Callable[[], PreTrainedModel]
-
-SEED = 7
-M = 4
-CPU = torch.device("cpu")
-VOCABULARY = 11
 METHODS = ["grpo", "garl-q0", "garl-q0.75", "garl-q1", "garl-plugin-q1", "garl-debiased-q0.5", "paft-q0.75"]
-
-
-def settings(**others: Any) -> TrainSettings:
-    fields = {"max_grad_norm": 1e9, "zero_stage": 0, "micro_batch_tokens": 10**6, "steps": 8}
-    return small_settings().train.model_copy(update=fields | others)
-
-
-# Groups
-
-
-def ids(random: torch.Generator, length: int) -> tuple[int, ...]:
-    return tuple(torch.randint(VOCABULARY, (length,), generator=random).tolist())
-
-
-def rollout(random: torch.Generator, prompt: tuple[int, ...], thought: int, answer: int, forced: int) -> Rollout:
-    logprobs = -torch.rand(thought + answer, generator=random).double()
-    return Rollout(prompt, ids(random, thought), ids(random, answer), tuple(logprobs.tolist()), "stop", forced)
-
-
-def make_groups(
-    arm: str, *, seed: int = 0, shapes: Sequence[tuple[int, int]] = ((1, 3), (6, 5), (3, 7))
-) -> list[Group]:
-    """One group for each (ids of the prompt, longest rationale), with other lengths and forced ends within a group."""
-    random = torch.Generator().manual_seed(seed)
-    groups = []
-    for place, (prompt_length, longest) in enumerate(shapes):
-        name = f"example-{place}"
-        prompt = ids(random, prompt_length)
-        gold = ids(random, 2)
-        rollouts = [rollout(random, prompt, max(1, longest - m), m % 3 + 1, forced=int(m == 0)) for m in range(M)]
-        if arm == "grpo":
-            reward = [1.0, *torch.randint(2, (M - 2,), generator=random).tolist(), 0.0]
-            answers = [item.answer_ids for item in rollouts]
-            groups.append(Group(prompt, rollouts, answers, [float(r) for r in reward], name, place))
-        else:
-            groups.append(Group(prompt, rollouts, [gold] * M, None, name, place))
-    return groups
-
-
-# By hand
-
-
-def by_hand(
-    policy: PreTrainedModel, prompt: Sequence[int], item: Rollout, answer: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """log p of a rationale's sampled ids and of an answer, from their sequence alone."""
-    whole = torch.tensor([[*prompt, *item.rationale_ids, *answer]])
-    every = policy(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
-    every = every.gather(1, whole[0, 1:, None])[len(prompt) - 1 :, 0].double()
-    thought = len(item.rationale_ids)
-    return every[: thought - item.forced_end].sum(), every[thought:].sum()
-
-
-def coefficients(
-    arm: Arm, w: list[float], reward: list[float] | None, settings: TrainSettings, draws: torch.Generator
-) -> list[tuple[float, float]]:
-    """(score, path) of each rollout of a group, from its weights or its rewards."""
-    if reward is not None:
-        mean = sum(reward) / M
-        deviation = math.sqrt(sum((r - mean) ** 2 for r in reward) / (M - 1))
-        advantages = [(r - mean) / (deviation + 1e-4) for r in reward]
-        return list(zip(advantages, advantages, strict=True))
-    q = arm.q or 0.0
-    mean = sum(w) / M
-    without = [(sum(w) - w[m]) / (M - 1) for m in range(M)]
-    scale = M**-q if settings.normalize else 1.0
-    if arm.method == "paft":
-        drawn = torch.multinomial(torch.tensor(w, dtype=torch.float64) / sum(w), M, replacement=True, generator=draws)
-        counted = [mean ** (1 - q) * drawn.tolist().count(m) * scale for m in range(M)]
-        return list(zip(counted, counted, strict=True))
-    path = [weight / mean**q for weight in w]
-    if arm.method == "garl-debiased":
-        path = [w[m] * (M * mean**-q - sum(without[j] ** -q for j in range(M) if j != m)) for m in range(M)]
-    baseline = settings.baseline and arm.method != "garl-plugin"
-    score = [path[m] - (without[m] ** (1 - q) if baseline else 0) for m in range(M)]
-    return [(a * scale, b * scale) for a, b in zip(score, path, strict=True)]
-
-
-@dataclass
-class ByHand:
-    """Updates without the trainer, and what they saw."""
-
-    policy: PreTrainedModel
-    arm: Arm
-    settings: TrainSettings
-    optimizer: torch.optim.Optimizer = field(init=False)
-    loss: float = math.nan
-    norm: float = math.nan
-    weights: list[list[float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        parameters, decay = self.policy.parameters(), self.settings.weight_decay
-        if self.settings.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(parameters, weight_decay=decay, eps=self.settings.adam_epsilon)
-        else:
-            self.optimizer = torch.optim.SGD(parameters, weight_decay=decay)
-
-    def update(self, groups: list[Group], step: int) -> None:
-        self.weights, total = [], torch.zeros((), dtype=torch.float64)
-        for group in groups:
-            scored = [
-                by_hand(self.policy, group.prompt, item, answer)
-                for item, answer in zip(group.rollouts, group.answers, strict=True)
-            ]
-            w = [answer.exp().item() for _, answer in scored]
-            draws = generator(SEED, "paft", step, group.place)
-            pairs = coefficients(self.arm, w, group.reward, self.settings, draws)
-            for (score, path), (rationale, answer) in zip(pairs, scored, strict=True):
-                total = total - (score * rationale + path * answer) / (M * len(groups))
-            self.weights.append(w)
-        self.optimizer.zero_grad()
-        total.backward()
-        self.loss = total.item()
-        self.norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm).item()
-        left = (8 - step) / 8 if self.settings.schedule == "linear" else 1
-        self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * left
-        self.optimizer.step()
-
-
-def trainer(policy: PreTrainedModel, arm: str, **others: Any) -> Trainer:
-    return Trainer(policy, Arm.parse(arm), settings(**others), seed=SEED)
-
-
-def state(policy: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: weight.clone() for name, weight in full_weights(policy)}
-
-
-def difference(one: PreTrainedModel | dict[str, Tensor], other: PreTrainedModel | dict[str, Tensor]) -> float:
-    first, second = (item if isinstance(item, dict) else state(item) for item in (one, other))
-    assert first.keys() == second.keys()
-    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 # Updates
@@ -410,142 +279,6 @@ def test_figures_are_means_over_groups() -> None:
         "mismatch/max_abs": 0.75,
         "mismatch/kl": 0.125,
     }
-
-
-# The expected update is the gradient of P
-
-
-@dataclass(frozen=True)
-class Enumerated:
-    """Every rationale of a prompt: one sampled id and, unless that is the marker itself, a forced marker."""
-
-    prompt: tuple[int, ...]
-    gold: tuple[int, ...]
-    markers: Markers = field(default=Markers(end_of_thinking=(9,), end_of_turn=(10,), pad=0))
-
-    def rollouts(self) -> list[Rollout]:
-        marker = self.markers.end_of_thinking
-        return [
-            Rollout(self.prompt, (first, *marker), (), (0.0, 0.0), "length", 1)
-            if (first,) != marker
-            else Rollout(self.prompt, marker, (), (0.0,), "stop", 0)
-            for first in range(VOCABULARY)
-        ]
-
-    def success(self, policy: PreTrainedModel) -> Tensor:
-        """P, with its graph: the sum over rationales of p(z) p(y* given z)."""
-        scored = [by_hand(policy, self.prompt, item, self.gold) for item in self.rollouts()]
-        return torch.stack([(rationale + answer).exp() for rationale, answer in scored]).sum()
-
-    def probabilities(self, policy: PreTrainedModel) -> list[float]:
-        with torch.no_grad():
-            return [by_hand(policy, self.prompt, item, self.gold)[0].exp().item() for item in self.rollouts()]
-
-
-PROBLEMS = [Enumerated((3, 1, 4), gold=(5, 10)), Enumerated((2,), gold=(6, 10))]
-
-
-def gradient_of_success(policy: PreTrainedModel, problems: Sequence[Enumerated]) -> Tensor:
-    mean = torch.stack([problem.success(policy) for problem in problems]).mean()
-    return flat(torch.autograd.grad(mean, list(policy.parameters())))
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
-
-
-class Steps:
-    """What single updates of plain SGD add to the weights, each from the same weights."""
-
-    def __init__(self, policy: PreTrainedModel, arm: str) -> None:
-        self.policy, self.start = policy, state(policy)
-        self.trainer = trainer(policy, arm, optimizer="sgd", learning_rate=1.0)
-
-    def step(self, groups: list[Group]) -> Tensor:
-        self.trainer.update(groups, 0)
-        moved = flat(list(self.policy.parameters())) - flat([self.start[n] for n, _ in self.policy.named_parameters()])
-        self.policy.load_state_dict(self.start)
-        return moved
-
-
-@pytest.mark.parametrize("arm", ["garl-q0", "garl-plugin-q0", "garl-debiased-q0"])
-def test_over_all_groups_of_two_the_expected_update_is_the_gradient_of_success(
-    arm: str, new_policy: NewPolicy, plain_policy: PreTrainedModel
-) -> None:
-    """Every pair of rationales, weighed by how often it would be sampled: no statistics at all."""
-    problem = PROBLEMS[0]
-    rollouts, likely = problem.rollouts(), problem.probabilities(plain_policy)
-    assert sum(likely) == pytest.approx(1, abs=1e-6)
-    steps = Steps(new_policy(), arm)
-    expected = torch.zeros(())
-    for one, other in product(range(VOCABULARY), repeat=2):
-        group = Group(problem.prompt, [rollouts[one], rollouts[other]], [problem.gold] * 2, None)
-        expected = expected + likely[one] * likely[other] * steps.step([group])
-    true = gradient_of_success(plain_policy, [problem])
-    assert (expected - true).norm() < 1e-4 * true.norm()
-    steps.trainer.close()
-
-
-def test_sampled_updates_scatter_around_the_gradient_of_success(
-    new_policy: NewPolicy, plain_policy: PreTrainedModel
-) -> None:
-    """From the engine's own rollouts: their mean, along the gradient and along random directions, is the true one."""
-    policy = new_policy()
-    engine = TransformersEngine(policy, PROBLEMS[0].markers, batch_rollouts=2000)
-    steps, samples = Steps(policy, "garl-q0"), []
-    for number in range(60):
-        sampling = Sampling(max_new_tokens=5, answer_reserve=4, seed=number, answers=False)
-        sampled = engine.generate([problem.prompt for problem in PROBLEMS] * 50, M, sampling)
-        groups = [
-            Group(problem.prompt, rollouts, [problem.gold] * M, None)
-            for problem, rollouts in zip(PROBLEMS * 50, sampled, strict=True)
-        ]
-        samples.append(steps.step(groups))
-    steps.trainer.close()
-    true = gradient_of_success(plain_policy, PROBLEMS)
-    directions = torch.randn(len(true), 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    directions[:, 0] = true
-    along = torch.stack(samples) @ directions
-    error = along.std(0) / math.sqrt(len(samples))
-    assert ((along.mean(0) - true @ directions) / error).abs().max() < 3.5
-    assert (true @ true) / error[0] > 15  # so that a gradient a quarter too small would be seen
-
-
-# Micro-batches
-
-
-def whole(groups: Sequence[Group]) -> list[Piece]:
-    return [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
-
-
-def run(batch: Sequence[Piece]) -> int:
-    """The ids that a batch runs."""
-    return collate([piece.group.prompt for piece in batch], [piece.rows for piece in batch], CPU).ids.numel()
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("bound", [1, 60, 200, 10**6])
-def test_micro_batches_hold_every_rollout_once_within_the_bound(bound: int, seed: int) -> None:
-    random = torch.Generator().manual_seed(seed)
-    shapes = torch.randint(1, 15, (20, 2), generator=random).tolist()
-    groups = make_groups("garl", seed=seed, shapes=[(prompt, longest) for prompt, longest in shapes])
-    pieces = [part for piece in whole(groups) for part in cut(piece, bound)]
-    batches = micro_batches(pieces, bound)
-    rollouts = [(piece.group.place, member) for batch in batches for piece in batch for member in piece.members]
-    assert sorted(rollouts) == [(place, member) for place in range(20) for member in range(M)]
-    assert all(batches)
-    assert all(run(batch) <= bound for batch in batches if len(batch) > 1 or len(batch[0].members) > 1)
-    assert all(run(batch) == sum(piece.tokens for piece in batch) for batch in batches)
-    longest = [piece.longest for batch in batches for piece in batch]
-    assert longest == sorted(longest)
-    assert len(batches) == {1: 20 * M, 10**6: 1}.get(bound, len(batches))
-
-
-def test_micro_batches_are_filled_before_a_new_one_begins() -> None:
-    pieces = whole(make_groups("garl", shapes=[(5, 5)] * 6))
-    assert len({piece.tokens for piece in pieces}) == 1
-    assert [len(batch) for batch in micro_batches(pieces, 2 * pieces[0].tokens + 20)] == [2, 2, 2]
-    assert micro_batches([], 100) == []
 
 
 # Ways to train

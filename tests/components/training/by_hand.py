@@ -1,0 +1,159 @@
+"""Groups and their updates by hand: plain forward passes, coefficients in words, PyTorch's own optimizer."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from components.config import Arm, TrainSettings
+from components.randomness import generator
+from components.rollout.engine import Rollout
+from components.training.batches import Group, Piece
+from components.training.trainer import Trainer
+from components.training.zero import full_weights
+from tests.components.training.conftest import VOCABULARY
+from tests.conftest import small_settings
+
+NewPolicy = Callable[[], PreTrainedModel]
+
+SEED = 7
+M = 4
+
+
+def settings(**others: Any) -> TrainSettings:
+    fields = {"max_grad_norm": 1e9, "zero_stage": 0, "micro_batch_tokens": 10**6, "steps": 8}
+    return small_settings().train.model_copy(update=fields | others)
+
+
+# Groups
+
+
+def ids(random: torch.Generator, length: int) -> tuple[int, ...]:
+    return tuple(torch.randint(VOCABULARY, (length,), generator=random).tolist())
+
+
+def rollout(random: torch.Generator, prompt: tuple[int, ...], thought: int, answer: int, forced: int) -> Rollout:
+    logprobs = -torch.rand(thought + answer, generator=random).double()
+    return Rollout(prompt, ids(random, thought), ids(random, answer), tuple(logprobs.tolist()), "stop", forced)
+
+
+def make_groups(
+    arm: str, *, seed: int = 0, shapes: Sequence[tuple[int, int]] = ((1, 3), (6, 5), (3, 7))
+) -> list[Group]:
+    """One group for each (ids of the prompt, longest rationale), with other lengths and forced ends within a group."""
+    random = torch.Generator().manual_seed(seed)
+    groups = []
+    for place, (prompt_length, longest) in enumerate(shapes):
+        name = f"example-{place}"
+        prompt = ids(random, prompt_length)
+        gold = ids(random, 2)
+        rollouts = [rollout(random, prompt, max(1, longest - m), m % 3 + 1, forced=int(m == 0)) for m in range(M)]
+        if arm == "grpo":
+            reward = [1.0, *torch.randint(2, (M - 2,), generator=random).tolist(), 0.0]
+            answers = [item.answer_ids for item in rollouts]
+            groups.append(Group(prompt, rollouts, answers, [float(r) for r in reward], name, place))
+        else:
+            groups.append(Group(prompt, rollouts, [gold] * M, None, name, place))
+    return groups
+
+
+def whole(groups: Sequence[Group]) -> list[Piece]:
+    return [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
+
+
+# By hand
+
+
+def by_hand(
+    policy: PreTrainedModel, prompt: Sequence[int], item: Rollout, answer: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """log p of a rationale's sampled ids and of an answer, from their sequence alone."""
+    whole = torch.tensor([[*prompt, *item.rationale_ids, *answer]])
+    every = policy(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
+    every = every.gather(1, whole[0, 1:, None])[len(prompt) - 1 :, 0].double()
+    thought = len(item.rationale_ids)
+    return every[: thought - item.forced_end].sum(), every[thought:].sum()
+
+
+def coefficients(
+    arm: Arm, w: list[float], reward: list[float] | None, settings: TrainSettings, draws: torch.Generator
+) -> list[tuple[float, float]]:
+    """(score, path) of each rollout of a group, from its weights or its rewards."""
+    if reward is not None:
+        mean = sum(reward) / M
+        deviation = math.sqrt(sum((r - mean) ** 2 for r in reward) / (M - 1))
+        advantages = [(r - mean) / (deviation + 1e-4) for r in reward]
+        return list(zip(advantages, advantages, strict=True))
+    q = arm.q or 0.0
+    mean = sum(w) / M
+    without = [(sum(w) - w[m]) / (M - 1) for m in range(M)]
+    scale = M**-q if settings.normalize else 1.0
+    if arm.method == "paft":
+        drawn = torch.multinomial(torch.tensor(w, dtype=torch.float64) / sum(w), M, replacement=True, generator=draws)
+        counted = [mean ** (1 - q) * drawn.tolist().count(m) * scale for m in range(M)]
+        return list(zip(counted, counted, strict=True))
+    path = [weight / mean**q for weight in w]
+    if arm.method == "garl-debiased":
+        path = [w[m] * (M * mean**-q - sum(without[j] ** -q for j in range(M) if j != m)) for m in range(M)]
+    baseline = settings.baseline and arm.method != "garl-plugin"
+    score = [path[m] - (without[m] ** (1 - q) if baseline else 0) for m in range(M)]
+    return [(a * scale, b * scale) for a, b in zip(score, path, strict=True)]
+
+
+@dataclass
+class ByHand:
+    """Updates without the trainer, and what they saw."""
+
+    policy: PreTrainedModel
+    arm: Arm
+    settings: TrainSettings
+    optimizer: torch.optim.Optimizer = field(init=False)
+    loss: float = math.nan
+    norm: float = math.nan
+    weights: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        parameters, decay = self.policy.parameters(), self.settings.weight_decay
+        if self.settings.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(parameters, weight_decay=decay, eps=self.settings.adam_epsilon)
+        else:
+            self.optimizer = torch.optim.SGD(parameters, weight_decay=decay)
+
+    def update(self, groups: list[Group], step: int) -> None:
+        self.weights, total = [], torch.zeros((), dtype=torch.float64)
+        for group in groups:
+            scored = [
+                by_hand(self.policy, group.prompt, item, answer)
+                for item, answer in zip(group.rollouts, group.answers, strict=True)
+            ]
+            w = [answer.exp().item() for _, answer in scored]
+            draws = generator(SEED, "paft", step, group.place)
+            pairs = coefficients(self.arm, w, group.reward, self.settings, draws)
+            for (score, path), (rationale, answer) in zip(pairs, scored, strict=True):
+                total = total - (score * rationale + path * answer) / (M * len(groups))
+            self.weights.append(w)
+        self.optimizer.zero_grad()
+        total.backward()
+        self.loss = total.item()
+        self.norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm).item()
+        left = (8 - step) / 8 if self.settings.schedule == "linear" else 1
+        self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * left
+        self.optimizer.step()
+
+
+def trainer(policy: PreTrainedModel, arm: str, **others: Any) -> Trainer:
+    return Trainer(policy, Arm.parse(arm), settings(**others), seed=SEED)
+
+
+def state(policy: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in full_weights(policy)}
+
+
+def difference(one: PreTrainedModel | dict[str, Tensor], other: PreTrainedModel | dict[str, Tensor]) -> float:
+    first, second = (item if isinstance(item, dict) else state(item) for item in (one, other))
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)

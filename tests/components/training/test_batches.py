@@ -1,0 +1,42 @@
+"""Micro-batches: every rollout once, within the bound, and few."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from components.policy.logprobs import collate
+from components.training.batches import Piece, cut, micro_batches
+from tests.components.training.by_hand import M, make_groups, whole
+
+CPU = torch.device("cpu")
+
+
+def run(batch: Sequence[Piece]) -> int:
+    """The ids that a batch runs."""
+    return collate([piece.group.prompt for piece in batch], [piece.rows for piece in batch], CPU).ids.numel()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("bound", [1, 60, 200, 10**6])
+def test_micro_batches_hold_every_rollout_once_within_the_bound(bound: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    shapes = torch.randint(1, 15, (20, 2), generator=random).tolist()
+    groups = make_groups("garl", seed=seed, shapes=[(prompt, longest) for prompt, longest in shapes])
+    pieces = [part for piece in whole(groups) for part in cut(piece, bound)]
+    batches = micro_batches(pieces, bound)
+    rollouts = [(piece.group.place, member) for batch in batches for piece in batch for member in piece.members]
+    assert sorted(rollouts) == [(place, member) for place in range(20) for member in range(M)]
+    assert all(batches)
+    assert all(run(batch) <= bound for batch in batches if len(batch) > 1 or len(batch[0].members) > 1)
+    assert all(run(batch) == sum(piece.tokens for piece in batch) for batch in batches)
+    longest = [piece.longest for batch in batches for piece in batch]
+    assert longest == sorted(longest)
+    assert len(batches) == {1: 20 * M, 10**6: 1}.get(bound, len(batches))
+
+
+def test_micro_batches_are_filled_before_a_new_one_begins() -> None:
+    pieces = whole(make_groups("garl", shapes=[(5, 5)] * 6))
+    assert len({piece.tokens for piece in pieces}) == 1
+    assert [len(batch) for batch in micro_batches(pieces, 2 * pieces[0].tokens + 20)] == [2, 2, 2]
+    assert micro_batches([], 100) == []
