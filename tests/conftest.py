@@ -1,4 +1,4 @@
-"""What many tests share: the settings of the project, made small, and a tiny policy."""
+"""What many tests share: the settings of the project, made small, real data, stores, and one thread."""
 
 import os
 from collections.abc import Iterator
@@ -20,6 +20,10 @@ SMALL = [
     "rollout.group_size=4", "rollout.batch_rollouts=64", "probe.examples=8", "train.steps=4",
     "train.groups_per_step=4", "train.validate_every=2", "evaluation.samples=4", "evaluation.bootstrap=50",
 ]  # fmt: skip
+
+
+# Real data and tokenizers are no part of the project: the environment names their folders, or does not.
+SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 
 
 def small_settings(*overrides: str) -> Settings:
@@ -47,6 +51,33 @@ def environment_left_alone() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def project() -> Path:
     return PROJECT
+
+
+@pytest.fixture(scope="session")
+def real_samples() -> Path:
+    """The folder with samples of the published data sets."""
+    if not SAMPLES:
+        pytest.skip("THAW_SAMPLES does not name the folder of real samples")
+    return Path(SAMPLES)
+
+
+@pytest.fixture(scope="session")
+def qwen3() -> Path:
+    """The folder of Qwen3's tokenizer."""
+    if not TOKENIZERS:
+        pytest.skip("THAW_TOKENIZER does not name the folder of real tokenizers")
+    return Path(TOKENIZERS) / "qwen3"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for more of them."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+from tests.conftest import PROJECT
+
 FLOORS = {"components": set(), "tasks": {"components"}, "flows": {"components", "tasks"}}
 GROUND_FLOOR = [
     "components/config.py",

@@ -6,8 +6,9 @@ import pytest
 
 from components.config import Arm, Method, load_settings
 from components.errors import UserError
+from tests.conftest import PROJECT
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+PARAMS = PROJECT / "params.yaml"
 
 
 def test_the_projects_own_settings_load():

@@ -1,7 +1,6 @@
 """`thaw sweep` with other settings: a build of its own beside the project's, here of a published data set's sample."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +8,12 @@ import pytest
 import yaml
 
 from components.data.digest import dvc_md5
+from tests.conftest import SAMPLES
 from tests.flows.conftest import Swept
 from tests.flows.scratch import Scratch, built_in
 
 pytestmark = pytest.mark.slow
 
-SAMPLES = os.environ.get("THAW_SAMPLES")
 TASK = "finqa" if SAMPLES else "skills"
 ARM = "garl-debiased-q1"
 CHANGED = [
@@ -22,7 +21,6 @@ CHANGED = [
     "train.steps=2", "train.validate_every=2", "train.groups_per_step=2", "evaluation.samples=2",
     *([f"task.name={TASK}", f"task.path={SAMPLES}/finqa"] if SAMPLES else []),
 ]  # fmt: skip
-needs_samples = pytest.mark.skipif(not SAMPLES, reason="THAW_SAMPLES names no folder with data samples")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def test_an_experiment_is_registered_beside_the_projects_checkpoints(experiment:
     assert len(registry.versions("thaw-skills")) == (12 if SAMPLES else 13)
 
 
-@needs_samples
+@pytest.mark.usefixtures("real_samples")
 def test_published_data_is_counted_and_reaches_the_report(experiment: Experiment):
     report = experiment.json("data/report.json")
     for split, size in (("train", 8), ("validation", 4), ("test", 4)):
@@ -103,7 +101,7 @@ def test_published_data_is_counted_and_reaches_the_report(experiment: Experiment
     assert "debiased GARL q=1" in page
 
 
-@needs_samples
+@pytest.mark.usefixtures("real_samples")
 def test_a_tiny_model_is_not_said_to_have_learned_finance(experiment: Experiment):
     """86,000 weights and two steps answer no question about annual reports, and nothing may say otherwise."""
     rows = {row["arm"]: row for row in experiment.json("report/results.json")}

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from components.tracking.runs import connect
 from tests.conftest import PROJECT, SMALL
 from tests.flows.conftest import Thaw
 
-SAMPLES = os.environ.get("THAW_SAMPLES")
 ARM = "garl-q0.75"
 SETTINGS = [
     *SMALL, f"arms=[{ARM}]", "task.train=8", "task.validation=4", "task.test=4", "task.max_prompt_tokens=4096",
@@ -20,20 +18,17 @@ SETTINGS = [
     "train.steps=2", "train.groups_per_step=2", "evaluation.samples=2",
 ]  # fmt: skip
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("start", ["cold", "warm"])
 @pytest.mark.parametrize("task", ["finqa", "hotpotqa", "musique"])
 def test_a_published_data_set_goes_from_its_files_to_the_report(
-    task: str, start: str, tmp_path: Path, thaw: Thaw
+    task: str, start: str, real_samples: Path, tmp_path: Path, thaw: Thaw
 ) -> None:
     (tmp_path / ".dvc").mkdir()  # makes it a project, so that MLflow's store lies in it
     (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
-    changed = [f"task.name={task}", f"task.path={SAMPLES}/{task}", f"task.start={start}", *SETTINGS]
+    changed = [f"task.name={task}", f"task.path={real_samples / task}", f"task.start={start}", *SETTINGS]
     options = [part for setting in changed for part in ("--set", setting)]
     build = tmp_path / "build"
     made = ("--data", "build/data", "--base", "build/base")

@@ -1,7 +1,6 @@
 """Real files as careless hands leave them: every item is loaded or counted, whatever happened to the file."""
 
 import json
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,6 @@ import pytest
 from components.data.example import Loaded
 from components.data.prepare import TASKS
 from components.data.reading import DUPLICATE_ID, collect
-
-SAMPLES = os.environ.get("THAW_SAMPLES")
-pytestmark = pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 
 FILES = ["finqa/dev.json", "hotpotqa/dev_distractor.json", "musique/dev.jsonl"]
 ID = {"finqa": "id", "hotpotqa": "_id", "musique": "id"}
@@ -47,8 +43,8 @@ class Sample:
 
 
 @pytest.fixture(params=FILES)
-def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Sample:
-    published = Path(str(SAMPLES)) / request.param
+def sample(request: pytest.FixtureRequest, real_samples: Path, tmp_path: Path) -> Sample:
+    published = real_samples / request.param
     task = published.parent.name
     text = published.read_text(encoding="utf-8")
     items = [json.loads(line) for line in text.splitlines()] if published.suffix == ".jsonl" else json.loads(text)

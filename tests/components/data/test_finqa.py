@@ -1,7 +1,6 @@
 """FinQA items as published and as damaged mirrors have them."""
 
 import json
-import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import pytest
 
 from components.data import finqa
-
-SAMPLES = os.environ.get("THAW_SAMPLES")
 
 
 def item(number: int = 1, page: str = "ACME/2001/page_7.pdf", **qa: Any) -> dict[str, Any]:
@@ -107,10 +104,9 @@ def test_order_of_keys_does_not_matter(tmp_path: Path) -> None:
     assert load(tmp_path, reordered).examples == load(tmp_path, item()).examples
 
 
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize(("name", "present", "skipped"), [("train", 100, {}), ("dev", 120, {"empty answer": 1})])
-def test_real_samples(name: str, present: int, skipped: dict[str, int]) -> None:
-    loaded = finqa.load(Path(str(SAMPLES)) / "finqa" / f"{name}.json")
+def test_real_samples(real_samples: Path, name: str, present: int, skipped: dict[str, int]) -> None:
+    loaded = finqa.load(real_samples / "finqa" / f"{name}.json")
     assert loaded.skipped == skipped
     assert len(loaded.examples) == present - sum(skipped.values())
     assert not any("\\" in example.answers[0] for example in loaded.examples)

@@ -1,15 +1,12 @@
 """HotPotQA items as published and as damaged mirrors have them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.data import hotpotqa
-
-SAMPLES = os.environ.get("THAW_SAMPLES")
 
 
 def item(number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -109,10 +106,9 @@ def test_items_without_supporting_facts_are_kept(tmp_path: Path) -> None:
     assert len(load(tmp_path, without).examples) == 1
 
 
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize(("name", "present"), [("train", 300), ("dev_distractor", 150)])
-def test_real_samples(name: str, present: int) -> None:
-    loaded = hotpotqa.load(Path(str(SAMPLES)) / "hotpotqa" / f"{name}.json")
+def test_real_samples(real_samples: Path, name: str, present: int) -> None:
+    loaded = hotpotqa.load(real_samples / "hotpotqa" / f"{name}.json")
     assert len(loaded.examples) == present
     assert not loaded.skipped
     assert not any("&amp;" in example.prompt or "&quot;" in example.prompt for example in loaded.examples)

@@ -1,7 +1,6 @@
 """Data sets as the hub's repositories hold them, here in local folders: the same examples as the official files."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from components.data.hub import fetch
 from components.data.prepare import TASKS
 from components.data.reading import collect
 from components.errors import UserError
+from tests.conftest import PROJECT
 
-SAMPLES = os.environ.get("THAW_SAMPLES")
-PARAMS = Path(__file__).parents[3] / "params.yaml"
+PARAMS = PROJECT / "params.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +74,6 @@ def columns(pairs: list[Any], first: str, second: str) -> dict[str, list[Any]]:
     return {first: [pair[0] for pair in pairs], second: [pair[1] for pair in pairs]}
 
 
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize(
     ("task", "files"),
     [
@@ -84,8 +82,10 @@ def columns(pairs: list[Any], first: str, second: str) -> dict[str, list[Any]]:
         ("musique", {"train.jsonl": 100, "dev.jsonl": 80}),
     ],
 )
-def test_what_is_fetched_loads_as_the_official_files_do(tmp_path: Path, task: str, files: dict[str, int]) -> None:
-    official = Path(str(SAMPLES)) / task
+def test_what_is_fetched_loads_as_the_official_files_do(
+    real_samples: Path, tmp_path: Path, task: str, files: dict[str, int]
+) -> None:
+    official = real_samples / task
     source = mirror(task, official, tmp_path / "repository")
     assert fetch(task, source, tmp_path / "raw") == files
     assert {path.name for path in (tmp_path / "raw").iterdir()} == set(files)

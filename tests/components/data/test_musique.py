@@ -1,7 +1,6 @@
 """MuSiQue items as published and as damaged mirrors have them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ import pytest
 
 from components.data import musique
 from components.errors import UserError
-
-SAMPLES = os.environ.get("THAW_SAMPLES")
 
 
 def paragraph(idx: Any, title: Any, text: Any) -> dict[str, Any]:
@@ -106,10 +103,9 @@ def test_an_array_instead_of_lines_is_one_sentence(tmp_path: Path) -> None:
         musique.load(path)
 
 
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize(("name", "present"), [("train", 100), ("dev", 80)])
-def test_real_samples(name: str, present: int) -> None:
-    loaded = musique.load(Path(str(SAMPLES)) / "musique" / f"{name}.jsonl")
+def test_real_samples(real_samples: Path, name: str, present: int) -> None:
+    loaded = musique.load(real_samples / "musique" / f"{name}.jsonl")
     assert len(loaded.examples) == present
     assert not loaded.skipped
     assert sum(len(example.answers) > 1 for example in loaded.examples) > present / 5

@@ -1,7 +1,6 @@
 """From raw files to splits: which examples go where, what is written, and what it costs."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -17,9 +16,7 @@ from components.data.example import Example
 from components.data.prepare import SPLITS, example, load_split
 from components.data.skills import generate
 from components.errors import UserError
-
-SAMPLES, TOKENIZER = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
-ROOT = Path(__file__).parents[3]
+from tests.conftest import PROJECT, TOKENIZERS
 
 
 def settings(name: str, path: Path, **others: Any) -> TaskSettings:
@@ -330,27 +327,25 @@ def test_a_missing_folder_or_split_is_one_sentence(tmp_path: Path) -> None:
         load_split(tmp_path, "train")
 
 
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize(("task", "loaded"), [("finqa", 219), ("hotpotqa", 450), ("musique", 180)])
 @pytest.mark.parametrize("start", ["cold", "warm"])
-def test_real_samples(tmp_path: Path, task: str, loaded: int, start: str) -> None:
-    report = prepare(settings(task, Path(str(SAMPLES)) / task, start=start), tmp_path)
+def test_real_samples(real_samples: Path, tmp_path: Path, task: str, loaded: int, start: str) -> None:
+    report = prepare(settings(task, real_samples / task, start=start), tmp_path)
     assert sum(report[name]["final"] for name in SPLITS) == loaded
     keys = [{key for row in examples(tmp_path, name) for key in (row.id, row.group, row.prompt)} for name in SPLITS]
     assert not keys[0] & (keys[1] | keys[2])
     assert not keys[1] & keys[2]
 
 
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize("task", ["finqa", "hotpotqa", "musique"])
 @pytest.mark.parametrize("start", ["cold", "warm"])
 def test_no_real_question_or_page_is_in_two_splits_even_where_the_files_repeat_each_other(
-    tmp_path: Path, task: str, start: str
+    real_samples: Path, tmp_path: Path, task: str, start: str
 ) -> None:
     """Half of the dev file is put into the training file, under other ids, and for FinQA under other questions too."""
     names = {"finqa": ("train.json", "dev.json"), "hotpotqa": ("train.json", "dev_distractor.json")}
     train_name, dev_name = names.get(task, ("train.jsonl", "dev.jsonl"))
-    files = {name: read_items(Path(str(SAMPLES)) / task / name) for name in (train_name, dev_name)}
+    files = {name: read_items(real_samples / task / name) for name in (train_name, dev_name)}
     leaked = json.loads(json.dumps(files[dev_name][::2]))
     for number, item in enumerate(leaked):
         item["_id" if task == "hotpotqa" else "id"] = number
@@ -420,10 +415,10 @@ def test_ten_thousand_examples_take_seconds_and_little_memory(tmp_path: Path) ->
     )
     overrides = ["task.name=hotpotqa", f"task.path={tmp_path}", "task.start=warm"]
     overrides += ["task.train=null", "task.validation=null", "task.test=null"]
-    overrides += [f"model.name={TOKENIZER}/qwen3"] if TOKENIZER else []
-    wanted = load_settings(ROOT / "params.yaml", overrides).model_dump_json()
+    overrides += [f"model.name={TOKENIZERS}/qwen3"] if TOKENIZERS else []
+    wanted = load_settings(PROJECT / "params.yaml", overrides).model_dump_json()
     command = [sys.executable, "-c", program, wanted, str(tmp_path / "out")]
-    final, seconds, megabytes = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+    final, seconds, megabytes = json.loads(subprocess.run(command, cwd=PROJECT, check=True, capture_output=True).stdout)
     print(f"10,000 examples: {seconds:.1f} s, {megabytes:.0f} MB at most")
     assert final == 10_000
     assert megabytes < 500

@@ -1,6 +1,5 @@
 """Which answers count as right, by the tables below; and every gold answer is right."""
 
-import os
 import random
 import re
 import string
@@ -12,8 +11,8 @@ import pytest
 from components.data import finqa, hotpotqa, musique
 from components.data.example import Loaded
 from components.evaluation.answers import exact, exact_match, is_correct, normalize, same_value
+from tests.conftest import PROJECT
 
-SAMPLES = os.environ.get("THAW_SAMPLES")
 TASKS = ("finqa", "hotpotqa", "musique", "skills", "jsonl")
 
 
@@ -202,7 +201,6 @@ def test_an_unknown_task_is_refused() -> None:
         normalize("x", "other")
 
 
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize(
     ("task", "load", "names"),
     [
@@ -212,9 +210,9 @@ def test_an_unknown_task_is_refused() -> None:
     ],
 )
 def test_every_gold_answer_and_alias_of_the_real_samples_is_right(
-    task: str, load: Callable[[Path], Loaded], names: tuple[str, ...]
+    real_samples: Path, task: str, load: Callable[[Path], Loaded], names: tuple[str, ...]
 ) -> None:
-    examples = [example for name in names for example in load(Path(str(SAMPLES)) / task / name).examples]
+    examples = [example for name in names for example in load(real_samples / task / name).examples]
     assert examples
     for example in examples:
         assert exact_match(example.answers[0], example.answers)
@@ -226,7 +224,7 @@ def test_every_gold_answer_and_alias_of_the_real_samples_is_right(
 
 # The table that users read
 
-README = Path(__file__).parents[3] / "components/evaluation/README.md"
+README = PROJECT / "components/evaluation/README.md"
 TABLE = [
     [cell.strip() for cell in line.strip().strip("|").split("|")]
     for line in README.read_text(encoding="utf-8").splitlines()

@@ -167,18 +167,16 @@ def test_batches_hold_no_more_rollouts_than_set_and_each_has_its_own_seed(codec:
 # The real sampler
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_one_seed_gives_the_same_samples_and_another_gives_others(
     tokenizer: PreTrainedTokenizerFast, codec: Codec
 ) -> None:
     examples = [Example(digits, problem(digits), (answer(digits),), digits) for digits in ("3142", "0977", "5550")]
-    policy, threads = build_model(tokenizer, seed=0), torch.get_num_threads()
-    torch.set_num_threads(1)
-    results = []
+    policy, results = build_model(tokenizer, seed=0), []
     for disturbance, seed in enumerate((0, 0, 1)):
         torch.manual_seed(disturbance)
         engine = TransformersEngine(policy, codec.markers, batch_rollouts=64)
         results.append(run(engine, codec, examples, seed=seed))
-    torch.set_num_threads(threads)
     one, same, other = results
     assert one == same
     assert one.figures() == same.figures()

@@ -7,12 +7,7 @@ import torch
 from scipy.integrate import quad, solve_ivp
 
 from components.objective import tsallis
-
-COMMITMENTS = [0.0, 0.25, 0.5, 0.75, 1.0]
-
-
-def float64(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+from tests.components.objective.conftest import COMMITMENTS, float64
 
 
 @pytest.mark.parametrize("q", [0.0, 0.25, 0.5, 0.75])

@@ -13,6 +13,8 @@ from components.config import TeachingSettings
 from components.data.skills import FORMATS, PREFERENCES, SKILLS, TARGET_FORMAT, TARGET_SKILL, Preference
 from components.policy.embedded import IGNORED, _chosen, _exercise, _lessons, build_model, build_tokenizer, teach
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [
     "",
     " ",

@@ -23,6 +23,9 @@ from transformers import (
 from components.errors import UserError
 from components.policy import logprobs, packed_attention
 from components.policy.logprobs import Row, Scorer, collate, sequence_logprobs
+from tests.components.models import add_noise, plain_logprobs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 VOCABULARY = 23
@@ -84,18 +87,13 @@ def tiny_policy(**others: Any) -> PreTrainedModel:
         **{"num_key_value_heads": 2, "tie_word_embeddings": True} | others,
     )
     model = Qwen3ForCausalLM(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" in name:
-                weight.add_(0.3 * torch.randn(weight.shape))
+    add_noise((weight for name, weight in model.named_parameters() if "norm" in name), 0.3)
     return model
 
 
 def plain(policy: PreTrainedModel, prompt: tuple[int, ...], row: Row) -> tuple[Tensor, Tensor]:
     """log p of the rationale's sampled ids and of the answer, from this sequence alone."""
-    whole = torch.tensor([[*prompt, *row.rationale, *row.answer]])
-    logits = policy(input_ids=whole, use_cache=False).logits[0, :-1]
-    every = logits.log_softmax(-1).gather(1, whole[0, 1:, None])[len(prompt) - 1 :, 0]
+    every = plain_logprobs(policy, prompt, [*row.rationale, *row.answer])
     thought = len(row.rationale)
     return every[: thought - row.forced_end].sum(), every[thought:].sum()
 

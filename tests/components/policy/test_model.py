@@ -1,6 +1,5 @@
 """What is loaded, what is refused, and the ids between prompt, rationale and answer."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ from components.policy.embedded import build_model, build_tokenizer
 from components.policy.model import Codec, load_model, load_tokenizer, save_policy
 from tests.conftest import small_settings
 
-TOKENIZERS = os.environ.get("THAW_TOKENIZER")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
@@ -183,9 +183,8 @@ def test_what_a_tokenizer_puts_before_a_text_comes_once_and_before_prompts_alone
     assert cold.markers.end_of_thinking == (tokenizer.convert_tokens_to_ids("</think>"),)
 
 
-@pytest.mark.skipif(TOKENIZERS is None, reason="THAW_TOKENIZER names no folder with Qwen3's tokenizer in qwen3/")
-def test_the_ids_of_qwen3() -> None:
-    tokenizer = load_tokenizer(Path(TOKENIZERS or "") / "qwen3")
+def test_the_ids_of_qwen3(qwen3: Path) -> None:
+    tokenizer = load_tokenizer(qwen3)
     codec = Codec(tokenizer, settings(answer_prefix="\n\n"), chat=True)
     assert codec.markers.end_of_thinking == (151668,)
     assert codec.markers.end_of_turn == (151645,)

@@ -1,7 +1,6 @@
 """Counting tokens without Transformers gives what Transformers gives."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from components.policy.model import Codec, load_tokenizer
 from components.policy.tokens import TokenCounter
 from tests.conftest import small_settings
 
-SAMPLES, TOKENIZER = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 TEXTS = ["3142?", "Zürich 𝕏 <think>x</think> <|im_end|> <end>", " \n\n ", "a" * 3000, "12,345.6% of\ttabs\r\n"]
 TEMPLATE = (
     "{% for message in messages %}{{ bos_token }}[{{ message.role }}] {{ message['content'] | trim }}\n{% endfor %}"
@@ -72,14 +70,12 @@ def test_a_repository_out_of_reach_is_one_sentence(tmp_path: Path, monkeypatch: 
             TokenCounter(model(name=name), chat=False)
 
 
-@pytest.mark.skipif(TOKENIZER is None, reason="THAW_TOKENIZER does not name the folder of real tokenizers")
-@pytest.mark.skipif(SAMPLES is None, reason="THAW_SAMPLES does not name the folder of real samples")
 @pytest.mark.parametrize("chat", [False, True])
-def test_qwen3s_counts_of_real_questions(chat: bool) -> None:
-    settings = model(name=f"{TOKENIZER}/qwen3", answer_prefix="\n\n")
+def test_qwen3s_counts_of_real_questions(real_samples: Path, qwen3: Path, chat: bool) -> None:
+    settings = model(name=str(qwen3), answer_prefix="\n\n")
     codec = Codec(load_tokenizer(settings.name), settings, chat=chat)
     texts = list(TEXTS)
     for task, name in ((finqa, "finqa/dev.json"), (hotpotqa, "hotpotqa/train.json"), (musique, "musique/dev.jsonl")):
-        examples = list(task.read(Path(str(SAMPLES)) / name, Counter()))[:20]
+        examples = list(task.read(real_samples / name, Counter()))[:20]
         texts += [text for example in examples for text in (example.prompt, *example.answers)]
     same(settings, codec, chat, texts)

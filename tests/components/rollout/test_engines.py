@@ -11,35 +11,19 @@ import torch
 from scipy.stats import chi2, chi2_contingency
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from components.config import TeachingSettings
 from components.data.example import Example
 from components.errors import TemporaryError, UserError
-from components.policy.embedded import teach
 from components.policy.model import Codec, save_policy
 from components.rollout.engine import Markers, Rollout, RolloutEngine, Sampling
 from components.rollout.sample import sample as sample_examples
 from components.rollout.transformers_engine import TransformersEngine
 from components.rollout.vllm_engine import VllmEngine
+from tests.components.models import add_noise
+from tests.components.rollout.conftest import worst_error
 from tests.conftest import small_settings
 
 SAMPLING = Sampling(max_new_tokens=14, answer_reserve=6, seed=1)
 TOLERANCE = 1e-4  # nats, of float32 in another order of summation
-
-
-@pytest.fixture(scope="module")
-def taught() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A second of teaching: every marker comes now and then, and nothing is certain."""
-    return teach(TeachingSettings(steps=60, batch_size=32, learning_rate=0.01, seed=0), "warm")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(taught: tuple[PreTrainedModel, PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
-    return taught[1]
-
-
-@pytest.fixture(scope="module")
-def policy(taught: tuple[PreTrainedModel, PreTrainedTokenizerFast]) -> PreTrainedModel:
-    return taught[0].eval()
 
 
 @pytest.fixture(scope="module")
@@ -119,29 +103,10 @@ def sample(
     return [rollout for group in engine.generate(prompts, n, sampling) for rollout in group]
 
 
-@torch.no_grad()
-def true_logprobs(model: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
-    """log p of every id behind the prompt, from one forward pass over this sequence alone; 0 for forced ids."""
-    whole = torch.tensor([[*rollout.prompt_ids, *rollout.rationale_ids, *rollout.answer_ids]])
-    logprobs = model(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
-    logprobs = logprobs.gather(1, whole[0, 1:, None])[len(rollout.prompt_ids) - 1 :, 0]
-    end = len(rollout.rationale_ids)
-    logprobs[end - rollout.forced_end : end] = 0
-    return logprobs
-
-
-def worst_error(model: PreTrainedModel, rollouts: Sequence[Rollout]) -> float:
-    return max(
-        (torch.tensor(rollout.logprobs) - true_logprobs(model, rollout)).abs().max().item() for rollout in rollouts
-    )
-
-
 def changed(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """As if trained: every weight a little different, the norms too."""
     other, generator = deepcopy(model), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    add_noise(other.parameters(), 0.05, generator)
     return other
 
 

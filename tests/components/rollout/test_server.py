@@ -16,24 +16,20 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from components.config import TeachingSettings
 from components.errors import TemporaryError, UserError
-from components.policy.embedded import build_tokenizer, teach
+from components.policy.embedded import build_tokenizer
 from components.policy.model import save_policy
-from components.rollout.engine import Markers, Rollout, Sampling
+from components.rollout.engine import Markers, Sampling
 from components.rollout.server_process import ServerProcess
 from components.rollout.vllm_server import VllmServerEngine
+from tests.components.models import add_noise
+from tests.components.rollout.conftest import worst_error
 
 pytestmark = pytest.mark.slow
 
 SAMPLING = Sampling(max_new_tokens=14, answer_reserve=6, seed=1)
 PROMPTS = [(51, 49, 52, 50, 63), (55, 63), (48, 63) * 70]  # the last one fills a block of the prefix cache
 TOLERANCE = 1e-4  # nats
-
-
-@pytest.fixture(scope="module")
-def policy() -> PreTrainedModel:
-    return teach(TeachingSettings(steps=60, batch_size=32, learning_rate=0.01, seed=0), "warm")[0].eval()
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +57,15 @@ def engine(folder: Path, markers: Markers) -> Iterator[VllmServerEngine]:
     assert not any(map(psutil.pid_exists, server.pids))
 
 
-@torch.no_grad()
-def worst_error(model: PreTrainedModel, groups: list[list[Rollout]]) -> float:
-    """Of the log p of every sampled id, against a plain forward pass over the sequence alone."""
-    worst = 0.0
-    for rollout in (rollout for group in groups for rollout in group):
-        whole = torch.tensor([[*rollout.prompt_ids, *rollout.rationale_ids, *rollout.answer_ids]])
-        every = model(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
-        true = every.gather(1, whole[0, 1:, None])[len(rollout.prompt_ids) - 1 :, 0]
-        end = len(rollout.rationale_ids)
-        true[end - rollout.forced_end : end] = 0
-        worst = max(worst, (true - torch.tensor(rollout.logprobs)).abs().max().item())
-    return worst
-
-
 def test_ten_updates_reach_the_server(engine: VllmServerEngine, policy: PreTrainedModel) -> None:
     trained, random = deepcopy(policy), torch.Generator().manual_seed(0)
     for update in range(11):
         engine.load_weights(trained.state_dict().items())
         groups = engine.generate(PROMPTS, 4, replace(SAMPLING, seed=update))
-        assert worst_error(trained, groups) < TOLERANCE
-        with torch.no_grad():
-            for parameter in trained.parameters():
-                parameter.add_(0.03 * torch.randn(parameter.shape, generator=random))
-        assert worst_error(trained, groups) > 10 * TOLERANCE  # so that an update left out would be seen
+        rollouts = [rollout for group in groups for rollout in group]
+        assert worst_error(trained, rollouts) < TOLERANCE
+        add_noise(trained.parameters(), 0.03, random)
+        assert worst_error(trained, rollouts) > 10 * TOLERANCE  # so that an update left out would be seen
 
 
 def test_rollouts_are_those_of_their_seeds_and_places(engine: VllmServerEngine, policy: PreTrainedModel) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from components.errors import UserError
 from components.tracking.runs import Tracker, connect
+from tests.conftest import PROJECT
 from tests.postgres import Postgres
 
 WORKER = """
@@ -46,7 +47,7 @@ def test_sixteen_runs_at_once_lose_nothing_on_postgresql(
     """Four machines, that is folders without a common lock, with four runs each, on a database without tables."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.database("mlflow"))
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     workers = []
     for machine in range(4):
         root = tmp_path / f"machine-{machine}"

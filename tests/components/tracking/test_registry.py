@@ -13,6 +13,7 @@ import pytest
 from components.errors import UserError
 from components.tracking.runs import Tracker, connect
 from components.tracking.version import Version
+from tests.conftest import PROJECT
 
 TAGS = {"estimator": "garl", "q": "0.75", "task": "skills"}
 
@@ -186,7 +187,7 @@ def test_four_processes_start_from_an_empty_folder_at_once(tmp_path: Path, check
     folder = tmp_path / "empty"
     folder.mkdir()
     command = [sys.executable, "-c", WORKER, str(folder), str(checkpoint)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     workers = [
         subprocess.Popen([*command, f"arm-{index}"], env=environment, stdout=subprocess.PIPE, text=True)
         for index in range(4)

@@ -15,6 +15,7 @@ from components.rollout.engine import Rollout
 from components.training.batches import Group, Piece
 from components.training.trainer import Trainer
 from components.training.zero import full_weights
+from tests.components.models import plain_logprobs
 from tests.components.training.conftest import VOCABULARY
 from tests.conftest import small_settings
 
@@ -72,9 +73,7 @@ def by_hand(
     policy: PreTrainedModel, prompt: Sequence[int], item: Rollout, answer: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """log p of a rationale's sampled ids and of an answer, from their sequence alone."""
-    whole = torch.tensor([[*prompt, *item.rationale_ids, *answer]])
-    every = policy(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
-    every = every.gather(1, whole[0, 1:, None])[len(prompt) - 1 :, 0].double()
+    every = plain_logprobs(policy, prompt, [*item.rationale_ids, *answer]).double()
     thought = len(item.rationale_ids)
     return every[: thought - item.forced_end].sum(), every[thought:].sum()
 

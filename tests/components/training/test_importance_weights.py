@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from components.config import Arm
 from components.randomness import generator
 from components.training.batches import Group
+from tests.components.models import plain_logprobs
 from tests.components.training.by_hand import (
     SEED,
     M,
@@ -28,10 +29,8 @@ RATE, BOUND = 0.3, 1.5
 
 def token_logprobs(policy: PreTrainedModel, group: Group, member: int) -> Tensor:
     """log p of every id of a rationale and its answer, forced ids too."""
-    rationale = group.rollouts[member].rationale_ids
-    whole = torch.tensor([[*group.prompt, *rationale, *group.answers[member]]])
-    every = policy(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
-    return every.gather(1, whole[0, 1:, None])[len(group.prompt) - 1 :, 0].double()
+    ids = [*group.rollouts[member].rationale_ids, *group.answers[member]]
+    return plain_logprobs(policy, group.prompt, ids).double()
 
 
 def from_another_sampler(policy: PreTrainedModel, group: Group, random: torch.Generator) -> tuple[Group, list[Tensor]]:

@@ -17,6 +17,7 @@ from components.policy.logprobs import Scorer
 from components.rollout.engine import Rollout
 from components.training.batches import Group
 from components.training.trainer import Trainer, UpdateReport
+from tests.components.models import plain_logprobs
 from tests.components.training.by_hand import (
     ByHand,
     M,
@@ -247,9 +248,7 @@ def test_mismatch_is_of_sampled_ids_alone(arm: str, new_policy: NewPolicy, plain
 
 @torch.no_grad()
 def every_logprob(policy: PreTrainedModel, item: Rollout) -> list[float]:
-    whole = torch.tensor([[*item.prompt_ids, *item.rationale_ids, *item.answer_ids]])
-    logprobs = policy(input_ids=whole).logits[0, :-1].log_softmax(-1).gather(1, whole[0, 1:, None])
-    return logprobs[len(item.prompt_ids) - 1 :, 0].tolist()
+    return plain_logprobs(policy, item.prompt_ids, item.rationale_ids + item.answer_ids).tolist()
 
 
 def test_figures_are_means_over_groups() -> None:
