@@ -1,7 +1,9 @@
 """What is trained together: the rollouts of an example, and micro-batches cut from them by tokens."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row
@@ -53,6 +55,24 @@ class Piece:
     def tokens(self) -> int:
         """How many ids are run."""
         return len(self.group.prompt) + sum(map(_length, self.rows))
+
+    @property
+    def trained(self) -> "Piece":
+        """The part of it that carries a gradient; all of it while its coefficients are not known."""
+        if self.coefficients is None:
+            return self
+        matters = ((self.coefficients.score != 0) | (self.coefficients.path != 0))[0]
+        return replace(self, members=tuple(member for member in self.members if matters[member]))
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Score and path coefficient of each member, [members] each; they have to be known."""
+        assert self.coefficients is not None
+        members = list(self.members)
+        return self.coefficients.score[0, members], self.coefficients.path[0, members]
+
+    def weighed(self, coefficients: Coefficients) -> "Piece":
+        return replace(self, coefficients=coefficients)
 
     @property
     def longest(self) -> int:

@@ -145,8 +145,7 @@ class Trainer:
         """What needs a gradient pass, in pieces that fit.
 
         GRPO's coefficients are known from the rewards. Others follow from log p(y given z): a group that fits is
-        weighed in its gradient pass. One that does not is scored before, without a graph; so is every group of PAFT,
-        which trains only what it draws.
+        weighed in its gradient pass, one that does not is scored before, without a graph.
         """
         most = self.settings.micro_batch_tokens
         whole = [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
@@ -154,14 +153,13 @@ class Trainer:
             early = whole
             weighed = [self._coefficients(group, None, None, step, report) for group in groups]
         else:
-            early = [piece for piece in whole if self.arm.method is Method.PAFT or piece.tokens > most]
+            early = [piece for piece in whole if piece.tokens > most]
             scored = self._score([part for piece in early for part in cut(piece, most)], report)
             weighed = [self._coefficients(piece.group, *scored[id(piece.group)], step, report) for piece in early]
         known = {id(piece.group) for piece in early}
         pieces = [piece for piece in whole if id(piece.group) not in known]
         for piece, coefficients in zip(early, weighed, strict=True):
-            matters = ((coefficients.score != 0) | (coefficients.path != 0))[0].nonzero()[:, 0].tolist()
-            pieces += cut(Piece(piece.group, tuple(matters), coefficients), most)
+            pieces += cut(piece.weighed(coefficients).trained, most)
         return pieces
 
     @torch.no_grad()
@@ -171,12 +169,9 @@ class Trainer:
         batches = micro_batches(pieces, self.settings.micro_batch_tokens)
         for number in range(self.ranks.most(len(batches))):
             pieces = batches[number] if number < len(batches) else []
-            batch = self._collate(pieces, report)
-            logprobs = self.engine(batch)
-            log_r = self._log_r(_log_ratio(pieces, logprobs, batch, report), batch, report)
-            _, log_answer = sequence_logprobs(logprobs, batch)
-            for piece, weights in _by_piece(pieces, torch.stack([log_answer, log_r], 1).cpu()):
-                found[id(piece.group)][:, list(piece.members)] = weights.T
+            values = self._forward(pieces, report)[1:].cpu()
+            for piece, weights in _by_piece(pieces, values):
+                found[id(piece.group)][:, list(piece.members)] = weights.double()
         return found
 
     def _accumulate(self, pieces: Sequence[Piece], rollouts: int, step: int, report: UpdateReport) -> None:
@@ -184,35 +179,51 @@ class Trainer:
 
         Without pieces it is a pass for the other processes' sake, which wait for this one in every pass.
         """
-        batch = self._collate(pieces, report)
-        logprobs = self.engine(batch)
-        log_rationale, log_answer = sequence_logprobs(logprobs, batch)
-        loss = 0 * logprobs.sum()
         # What was scored before was compared with the sampler then.
         is_first = any(piece.coefficients is None for piece in pieces) or self.arm.method is Method.GRPO
-        compared = report if is_first else UpdateReport()
-        log_ratio = _log_ratio(pieces, logprobs, batch, compared)
-        log_r = self._log_r(log_ratio, batch, compared)
-        if self._weighs("token"):
-            ratios = self._bounded(log_ratio, report).exp()
-            log_rationale, log_answer = sequence_logprobs(torch.where(ratios == 0, 0, ratios * logprobs), batch)
-        parts = zip(*(_by_piece(pieces, rows) for rows in (log_rationale, log_answer, log_r)), strict=True)
-        for (piece, of_rationale), (_, of_answer), (_, of_ratio) in parts:
-            coefficients = piece.coefficients or self._coefficients(
-                piece.group, of_answer.detach(), of_ratio, step, report
-            )
-            members = list(piece.members)
-            score, path = (c[0, members].to(of_answer.device) for c in (coefficients.score, coefficients.path))
+        values = self._forward(pieces, report if is_first else UpdateReport())
+        pieces = [
+            piece if piece.coefficients else piece.weighed(self._coefficients(piece.group, *found, step, report))
+            for piece, found in _by_piece(pieces, values.detach()[1:])
+        ]
+        trained = [part for part in (piece.trained for piece in pieces) if part.members]
+        if self._is_worth_another_pass(pieces, trained):
+            pieces, values = trained, None  # the first graph goes before the second comes
+            values = self._forward(pieces, UpdateReport())
+        loss = 0 * values.sum()
+        for piece, (of_rationale, of_answer, log_r) in _by_piece(pieces, values):
+            score, path = (weights.to(values.device) for weights in piece.weights)
             if self.arm.method is Method.GRPO:
-                score, path = score * of_ratio.exp(), path * of_ratio.exp()
+                score, path = score * log_r.exp(), path * log_r.exp()
             # A rollout of weight zero has log p(y) = -inf, and 0 * -inf would be NaN.
             terms = torch.where(score == 0, 0, score * of_rationale) + torch.where(path == 0, 0, path * of_answer)
             loss = loss - terms.sum() / rollouts
-            report.trained += len(members)
+            report.trained += len(piece.trained.members)
         self.engine.backward(loss * self.ranks.size)  # DeepSpeed averages over processes
         report.loss += loss.item()
         if not self.watch.finite():
             report.not_finite += [piece.group.example for piece in pieces]
+
+    def _forward(self, pieces: Sequence[Piece], report: UpdateReport) -> Tensor:
+        """[3, rows]: log p of rationale and of answer, weighed by token where so set, and the log importance weight."""
+        batch = self._collate(pieces, report)
+        logprobs = self.engine(batch)
+        log_ratio = _log_ratio(pieces, logprobs, batch, report)
+        log_r = self._log_r(log_ratio, batch, report)
+        if self._weighs("token"):
+            ratios = self._bounded(log_ratio, report).exp()
+            logprobs = torch.where(ratios == 0, 0, ratios * logprobs)
+        return torch.stack([*sequence_logprobs(logprobs, batch), log_r])
+
+    def _is_worth_another_pass(self, pieces: Sequence[Piece], trained: Sequence[Piece]) -> bool:
+        """Whether to read what carries a gradient once more rather than go back through all that was read.
+
+        The way back costs twice the way there, so the first is 3 for each id trained, the second 2 for each id read.
+        All processes decide as one, since they read together.
+        """
+        counts = self.ranks.gather([sum(piece.tokens for piece in some) for some in (pieces, trained)])
+        read, needed = (sum(column) for column in zip(*counts, strict=True))
+        return 3 * needed < 2 * read
 
     def _weighs(self, level: str) -> bool:
         return self.settings.importance_weights != "none" and self.settings.importance_level == level
@@ -318,9 +329,9 @@ class _Watch:
 
 
 def _by_piece(pieces: Sequence[Piece], values: Tensor) -> list[tuple[Piece, Tensor]]:
-    """Each piece with its part of [rows]; nothing of a batch that stands in for none."""
+    """Each piece with its part of [..., rows]; nothing of a batch that stands in for none."""
     sizes = [len(piece.members) for piece in pieces]
-    return list(zip(pieces, values[: sum(sizes)].split(sizes), strict=True)) if pieces else []
+    return list(zip(pieces, values[..., : sum(sizes)].split(sizes, -1), strict=True)) if pieces else []
 
 
 def _log_ratio(pieces: Sequence[Piece], logprobs: Tensor, batch: RowBatch, report: UpdateReport) -> Tensor:

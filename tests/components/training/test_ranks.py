@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 RUNS = ["garl-q0.75-stage0", "garl-q0.75-stage1", "garl-q0.75-stage2", "garl-q0.75-stage3", "paft-q0.75-stage2",
-        "grpo-stage2"]  # fmt: skip
+        "paft-q0.75-stage3", "grpo-stage2"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from components.config import Arm
 from components.errors import UserError
 from components.policy.logprobs import Scorer
 from components.rollout.engine import Rollout
-from components.training.batches import Group
+from components.training.batches import Group, Piece
 from components.training.trainer import Trainer, UpdateReport
 from tests.components.models import plain_logprobs
 from tests.components.training.by_hand import (
@@ -283,16 +283,31 @@ def test_figures_are_means_over_groups() -> None:
 # Ways to train
 
 
-def test_paft_trains_what_it_drew_alone(new_policy: NewPolicy) -> None:
-    policy, ids = new_policy(), []
-    trained = trainer(policy, "paft-q0.75")
-    policy.get_input_embeddings().register_forward_pre_hook(
-        lambda _, given: ids.append(given[0].numel()) if torch.is_grad_enabled() else None
-    )
-    report = trained.update(make_groups("paft"), 0)
-    trained.close()
-    assert 3 <= report.trained < report.rollouts == 3 * M
-    assert sum(ids) < sum(piece.tokens for piece in whole(make_groups("paft")))
+def test_paft_reads_again_what_it_drew_where_that_is_cheaper_and_the_weights_are_the_same(
+    new_policy: NewPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind all rationales but one stands an answer that is much longer, so that this one is drawn."""
+    groups = [
+        replace(group, answers=[answer if m == 1 else 6 * answer for m, answer in enumerate(group.answers)])
+        for group in make_groups("paft")
+    ]
+    read = sum(piece.tokens for piece in whole(groups))
+    drawn = sum(Piece(group, (1,)).tokens for group in groups)
+    policies = {}
+    for cheaper, passes in ((True, [read, drawn]), (False, [read])):
+        policy, ids = policies.setdefault(cheaper, new_policy()), []
+        with monkeypatch.context() as patch:
+            if not cheaper:
+                patch.setattr(Trainer, "_is_worth_another_pass", lambda *_: False)
+            trained = trainer(policy, "paft-q0.75")
+            embeddings = policy.get_input_embeddings()
+            embeddings.register_forward_pre_hook(lambda _, given, ids=ids: ids.append(given[0].numel()))
+            report = trained.update(groups, 0)
+            trained.close()
+        assert ids == passes
+        assert report.trained == len(groups) < report.rollouts == 3 * M
+    assert difference(policies[True], policies[False]) < 1e-6
+    assert difference(policies[True], new_policy()) > 5e-4
 
 
 @pytest.mark.parametrize("way", [{"gradient_checkpointing": True}, {"offload": True, "zero_stage": 2}], ids=str)
