@@ -46,6 +46,11 @@ class Build:
             raise UserError(f"DVC records the stages of {root} only from within; start this in that folder.")
         self._lock = FileLock(root / ".dvc" / "tmp" / "thaw.lock")
 
+    def cache(self) -> Path:
+        """The folder of DVC's cache on this machine that is divided by md5."""
+        with Repo(str(self.folder)) as repo:
+            return Path(repo.cache.local.path)
+
     def stages(self) -> list[str]:
         """The names of all stages, those of a matrix one by one."""
         with self._stages() as load:

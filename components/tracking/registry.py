@@ -4,10 +4,11 @@ MLflow asks for a "logged model" (the files, with parameters and metrics that ca
 version of a registered model (a number, tags, aliases): https://mlflow.org/docs/latest/ml/model-registry/
 
 The files lie in MLflow's artifact store, where every machine finds them, also after `dvc gc`; their md5 is on the
-version and compared whenever they are fetched. A build keeps some of them a second time in DVC, for its own stages:
-`train.keep` says how many.
+version and compared whenever they are fetched. A build keeps some of them in DVC too, for its own stages (`train.keep`
+says how many); on one disk they are stored once, see `Registry.share_files`.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ import requests
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from components.data.digest import dvc_md5
 from components.errors import UserError
@@ -234,6 +237,23 @@ class Registry:
             (Path(partial) / "complete").replace(folder)
         return folder
 
+    def share_files(self, run_id: str, cache: Path) -> None:
+        """Let DVC's cache and a store on the same disk keep the checkpoints of a run once: one file under two names.
+
+        cache: the folder of DVC's cache that is divided by md5. Each side may remove its name; neither changes a file.
+        """
+        for version in self._search(f"run_id = {quoted(run_id)}"):
+            source = self.store.call(
+                self.store.client.get_model_version_download_uri, version.name, str(version.version)
+            )
+            if not is_local_uri(source):
+                continue
+            for file in Path(local_file_uri_to_path(source)).rglob("*"):
+                # A file of more names than one was shared before.
+                if file.is_file() and file.stat().st_nlink == 1:
+                    md5 = dvc_md5(file)
+                    _replace_by_link(file, cache / md5[:2] / md5[2:])
+
     def _log_model(self, folder: Path, name: str, run_id: str, tags: Mapping[str, str]) -> LoggedModel:
         client, call = self.store.client, self.store.call
         model = call(
@@ -303,6 +323,13 @@ class Registry:
                 f"the files of {version.reference} cannot be read from {source}: {first_line(error)}"
             ) from error
         return folder
+
+
+def _replace_by_link(file: Path, same: Path) -> None:
+    link = file.with_name(f".{file.name}.link")
+    with suppress(OSError):  # not there, on another disk, or no disk that links
+        os.link(same, link)
+        link.replace(file)
 
 
 def _evaluation_path(version: Version, test_set: str) -> str:

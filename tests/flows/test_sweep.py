@@ -100,6 +100,16 @@ def test_a_registered_checkpoint_is_the_file_that_was_trained(swept: Swept, tmp_
         assert dvc_md5(folder) == dvc_md5(swept[f"train/{arm}/0/final"])
 
 
+def test_a_checkpoint_that_dvc_keeps_too_is_stored_once(swept: Swept):
+    registry = swept.project.tracker().registry
+    for version in versions(swept):
+        weights = registry.download(version.reference) / "model.safetensors"
+        md5 = dvc_md5(weights)
+        assert weights.samefile(swept.project.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:])
+        # The working copy stays a file of its own: whoever writes to it must not change the other two.
+        assert not any(path.samefile(weights) for path in swept["train"].rglob("model.safetensors"))
+
+
 def test_the_arms_are_children_of_one_run_and_end_well(swept: Swept):
     client = swept.project.tracker().store.client
     runs = [client.get_run(swept.json(f"train/{arm}/0/train.json")["mlflow_run_id"]) for arm in ARMS]
