@@ -251,6 +251,10 @@ app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
 
 
+# All that PyTorch says of a checkpoint file that does not fit.
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed writing", "inline_container.cc")
+
+
 def main() -> None:
     """Run the command line; what a user can mend is one sentence, everything else a traceback.
 
@@ -283,10 +287,8 @@ def _what_lacks(error: Exception) -> str | None:
             "out of memory; lower train.micro_batch_tokens, rollout.batch_rollouts or sweep.parallel."
             f" ({' '.join(str(error).split())[:200]})"
         )
-    if (
-        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        or "No space left" in text
-        or "disk is full" in text
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        sign in text for sign in ("No space left", "disk is full", *TORCH_CANNOT_WRITE)
     ):
         return f"the disk is full; make room and run again, finished work is kept. ({' '.join(text.split())[:200]})"
     return None
