@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint lock clean bench-step bench-rollouts
+.PHONY: help setup data run test lint lock clean bench-step bench-rollouts bench-flow
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,13 @@ run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
 	@PATH="$(CURDIR)/$(BIN):$$PATH" thaw sweep
 
 test: data ## all tests, two files at a time
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts
+
+bench-flow: setup ## what a sweep costs beside the bare commands of its stages
+	@$(BIN)/python -m benchmarks.flow
 
 lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error

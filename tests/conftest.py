@@ -1,9 +1,10 @@
 """What many tests share: the settings of the project, made small, real data, stores, and one thread."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,20 +31,33 @@ def small_settings(*overrides: str) -> Settings:
     return load_settings(PROJECT / "params.yaml", [*SMALL, f"task.path={PROJECT / 'data/skills'}", *overrides])
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests, each takes whole files; those of flows/ share a sweep and come first, as one."""
-    for item in items:
-        file = item.path.relative_to(PROJECT / "tests")
-        item.add_marker(pytest.mark.xdist_group("flows" if file.parts[0] == "flows" else str(file)))
-    items.sort(key=lambda item: not item.path.is_relative_to(PROJECT / "tests/flows"))
+    """The files that take longest come first."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/flows/"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where processes share the tests, each takes whole files, and those of flows/, which share a sweep, together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "flows" if nodeid.startswith("tests/flows/") else nodeid.partition("::")[0]
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment_left_alone() -> Iterator[None]:
-    """Takes back what a file's tests set, as training sets ranks: processes that other tests start must not see it."""
+def nothing_left_behind() -> Iterator[None]:
+    """Takes back what a file's tests did to their process: training makes a process group and sets ranks."""
     before = dict(os.environ)
     yield
+    if "deepspeed" in sys.modules:
+        import deepspeed
+
+        if deepspeed.comm.is_initialized():
+            deepspeed.comm.destroy_process_group()  # PyTorch's own would leave DeepSpeed with groups that are gone
     os.environ.clear()
     os.environ.update(before)
 
