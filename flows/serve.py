@@ -65,7 +65,9 @@ def set_up(root: Path) -> None:
     with get_client(sync_client=True) as client:
         for pool in work_pools(root):
             with suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process", concurrency_limit=1))
+                # One run at a time has the GPUs; elsewhere a late run has to start in order to be cancelled.
+                limit = 1 if "gpu" in pool else None
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", concurrency_limit=limit))
         for content in yaml.safe_load((root / AUTOMATIONS).read_text(encoding="utf-8"))["automations"]:
             if not client.read_automations_by_name(content["name"]):
                 client.create_automation(AutomationCore.model_validate(content))

@@ -4,14 +4,17 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from components.tracking.runs import Tracker, connect
@@ -24,6 +27,10 @@ SETTINGS = [
 ]  # fmt: skip
 # What the environment may say of stores, servers and launchers, and a setting that makes every first import slow.
 OUTSIDE = re.compile(r"(MLFLOW|PREFECT|DVC|THAW|MASTER)_|(LOCAL_)?RANK$|WORLD_SIZE$|PYTHONDONTWRITEBYTECODE$")
+MLFLOW_PATHS = [
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,25 @@ class Scratch:
         return scratch
 
     def copy(self, folder: Path) -> "Scratch":
-        """Everything in another folder: sources, build, cache and MLflow's store."""
+        """Everything in another folder: sources, build, cache, and MLflow's store, which names files by whole paths."""
         shutil.copytree(self.folder, folder)
+        if (folder / "mlflow.db").exists():
+            with sqlite3.connect(folder / "mlflow.db") as database:
+                for table, column in MLFLOW_PATHS:
+                    database.execute(
+                        f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (f"{self.folder}/", f"{folder}/")
+                    )
         return Scratch(folder, self.prefect)
+
+    def untrain(self, arm: str) -> None:
+        """Remove what there is of an arm's training, and DVC's memory of having done it."""
+        for path in (f"build/train/{arm}", ".dvc/cache/runs"):
+            shutil.rmtree(self.folder / path, ignore_errors=True)
+        lock = self.folder / "dvc.lock"
+        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+        content["stages"].pop(f"train@{arm}-0", None)
+        lock.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        assert f"train@{arm}-0" in self.stale()
 
     def commit(self) -> None:
         self.run("git", "init", "--quiet")
@@ -133,6 +156,16 @@ def until(condition: Callable[[], Any], seconds: float = 120, every: float = 0.0
         assert time.monotonic() < deadline, f"not within {seconds} seconds"
         time.sleep(every)
     return value
+
+
+def trainer(pid: int) -> int:
+    """The training process below another one; 0 if there is none."""
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            line = process.cmdline()
+            if "train" in line and any(part.endswith("/thaw") for part in line):
+                return process.pid
+    return 0
 
 
 def lives(pid: int) -> bool:

@@ -89,6 +89,25 @@ def test_an_experiment_is_registered_beside_the_projects_checkpoints(experiment:
     assert len(registry.versions("thaw-skills")) == (12 if SAMPLES else 13)
 
 
+def test_a_backfill_sweeps_over_each_combination_and_checks_all_before_the_first(experiment: Experiment):
+    project = experiment.project
+    options = "arms=['garl-q0.75'], params=Path('params.yaml')"
+    header = "from pathlib import Path; from flows.sweep import backfill; "
+    wrong = f"{header}backfill(over={{'train.learning_rate': [0.02, -1]}}, {options})"
+    log = project.run("python", "-c", wrong, status=1)
+    assert "train.learning_rate" in log
+    assert "q_sweep" not in log
+
+    right = f"{header}backfill(over={{'train.learning_rate': [0.02, 0.03], 'train.steps': [2]}}, {options})"
+    log = project.run("python", "-c", right)
+    made = {folder for folder in (project.folder / "experiments").iterdir() if folder.name != "mine"}
+    rates = [yaml.safe_load((folder / "params.yaml").read_text())["train"]["learning_rate"] for folder in made]
+    assert sorted(rates) == [0.02, 0.03]
+    for folder in made:
+        rows = json.loads((folder / "build/report/results.json").read_text(encoding="utf-8"))
+        assert [(row["arm"], row["steps"]) for row in rows[1:]] == [("garl-q0.75", 2)]
+
+
 @pytest.mark.usefixtures("real_samples")
 def test_published_data_is_counted_and_reaches_the_report(experiment: Experiment):
     report = experiment.json("data/report.json")
