@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from dvc.repo import Repo
 
 from components.config import load_settings
 
@@ -71,9 +72,9 @@ def timed(way: Callable[[Path], list[list[str]]], folder: Path, home: Path) -> f
 
 
 def bare(folder: Path) -> list[list[str]]:
-    """Every stage's command, as DVC resolves it."""
-    lines = run(folder, "dvc", "repro", "--dry").splitlines()
-    return [["sh", "-c", line.removeprefix("> ")] for line in lines if line.startswith("> ")]
+    """Every stage's command, as DVC resolves it; dvc.yaml has them in the order in which they need each other."""
+    with Repo(str(folder)) as repo:
+        return [["sh", "-c", stage.cmd] for stage in repo.stage.load_all(str(folder / "dvc.yaml"))]
 
 
 def sweep(_folder: Path) -> list[list[str]]:
@@ -97,7 +98,7 @@ def project(folder: Path, arms: int) -> Path:
         ["git", *who, "commit", "-m", "as it is"],
         ["dvc", "pull", "data.dvc"],
     ):
-        run(folder, *command, "--quiet")
+        run(folder, *command)
     return folder
 
 

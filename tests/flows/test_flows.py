@@ -56,7 +56,7 @@ def test_an_arm_that_fails_stops_no_other_and_the_sweep_ends_with_what_it_said(t
     until(lambda: not lives(pid), 10)
 
 
-@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_sweep_that_is_interrupted_ends_soon_and_leaves_nothing_running(
     toy: Toy, ending: signal.Signals, status: int
 ):
