@@ -40,9 +40,11 @@ def mark_lost_runs() -> None:
     """Tell the server which flow runs of this machine have crashed. Notes on runs of another server stay."""
     folder = Path(str(PREFECT_HOME.value())) / NOTES
     for path in folder.glob("*"):
+        if path.suffix:  # not locked yet, perhaps
+            continue
         with suppress(FileNotFoundError, BlockingIOError, ObjectNotFound), path.open() as note:
             fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _mark(UUID(path.stem))
+            _mark(UUID(path.name))
             path.unlink()
 
 

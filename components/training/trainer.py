@@ -218,9 +218,8 @@ class Trainer:
     def _is_worth_another_pass(self, pieces: Sequence[Piece], trained: Sequence[Piece]) -> bool:
         """Whether to read what carries a gradient once more rather than go back through all that was read.
 
-        The way back costs twice the way there: 3 for each id trained against 2 for each id read. Two thirds would break
-        even but for what a pass costs besides; a half was measured to gain. All processes decide as one, since they
-        read together.
+        The way back costs twice the way there: 3 for each id trained against 2 for each id read, and what a pass costs
+        besides: just below two thirds it was measured to lose. All processes decide as one, since they read together.
         """
         counts = self.ranks.gather([sum(piece.tokens for piece in some) for some in (pieces, trained)])
         read, needed = (sum(column) for column in zip(*counts, strict=True))
