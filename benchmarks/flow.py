@@ -1,6 +1,6 @@
 """What the flow costs: `thaw sweep` against the bare commands of the same DVC stages, one after the other.
 
-python -m benchmarks.flow [--repeats N]; writes build/bench/flow.json.
+    python -m benchmarks.flow --repeats 3         # writes build/bench/flow.json
 
 Both run in fresh copies of the project with quick settings, one arm at a time. The flow adds a Prefect server, DVC's
 bookkeeping and the publication of the report.

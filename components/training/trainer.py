@@ -190,7 +190,7 @@ class Trainer:
         if self._is_worth_another_pass(pieces, trained):
             pieces, values = trained, None  # the first graph goes before the second comes
             values = self._forward(pieces, UpdateReport())
-        loss = 0 * values.sum()
+        loss = 0 * values[:2].sum()  # a masked importance weight is -inf
         for piece, (of_rationale, of_answer, log_r) in _by_piece(pieces, values):
             score, path = (weights.to(values.device) for weights in piece.weights)
             if self.arm.method is Method.GRPO:

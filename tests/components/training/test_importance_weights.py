@@ -1,5 +1,6 @@
 """Updates with importance weights against the same updates by hand: rollouts of a sampler whose log p is made up."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +102,7 @@ def test_updates_with_importance_weights_are_those_by_hand(
         trained = trainer(policy, arm, importance_weights=weights, **chosen)
         report = trained.update(groups, 0)
         trained.close()
+        assert math.isfinite(report.loss)
         assert ("mismatch/weights_at_bound" in report.metrics()) == (weights != "none")
         largest = max(gap.abs().max().item() for of_group in gaps for gap in of_group)
         assert report.metrics()["mismatch/max_abs"] == pytest.approx(largest, abs=1e-5)
