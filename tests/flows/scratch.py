@@ -27,6 +27,7 @@ SETTINGS = [
 ]  # fmt: skip
 # What the environment may say of stores, servers and launchers, and a setting that makes every first import slow.
 OUTSIDE = re.compile(r"(MLFLOW|PREFECT|DVC|THAW|MASTER)_|(LOCAL_)?RANK$|WORLD_SIZE$|PYTHONDONTWRITEBYTECODE$")
+LEFT_BY_BUILDS = ["--", ".", ":!dvc.lock", ":!experiments"]
 MLFLOW_PATHS = [
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
     ("model_versions", "source"), ("model_versions", "storage_location"),
@@ -46,10 +47,13 @@ class Scratch:
 
     @classmethod
     def clone(cls, folder: Path, prefect: Path, settings: Sequence[str] = SETTINGS) -> "Scratch":
-        """The project's files as they are now, committed to a new git repository, with its data pulled."""
+        """The project's files as they are now, committed to a new git repository, with its data pulled.
+
+        What a build leaves in the project for git to take (dvc.lock, experiments/) is none of them.
+        """
         scratch = cls(folder, prefect)
         listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *LEFT_BY_BUILDS],
             cwd=PROJECT, check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
         for name in filter(None, listed.split("\0")):

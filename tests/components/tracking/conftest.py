@@ -9,7 +9,8 @@ from components.tracking.runs import Tracker, connect
 
 
 @pytest.fixture(autouse=True)
-def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_other_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no build has left a dvc.lock
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")  # for the processes that tests start
 
