@@ -88,7 +88,7 @@ def _arm_name(name: str) -> str:
 
 ArmName = Annotated[str, AfterValidator(_arm_name)]
 Positive = Annotated[int, Field(ge=1)]
-Start = Literal["cold", "warm", "colder"]
+Start = Literal["mixed", "cold", "warm", "colder"]
 
 
 class Section(BaseModel):
@@ -274,8 +274,8 @@ class Settings(Section):
             )
         if len(set(self.arm_names)) < len(self.arms):
             raise ValueError(f"arms lists the same arm twice: {', '.join(self.arms)}.")
-        if self.task.start == "colder" and self.task.name != "skills":
-            raise ValueError("task.start = colder exists for the embedded task alone; write cold or warm.")
+        if self.task.start in ("mixed", "colder") and self.task.name != "skills":
+            raise ValueError(f"task.start = {self.task.start} exists for the embedded task alone; write cold or warm.")
         return self
 
     @property

@@ -37,6 +37,7 @@ class Probe:
     examples: int
     group_size: int
     p0: dict[str, float]  # mean and median of P over examples
+    kinds: dict[str, dict[str, float]]  # the same of each kind of example, the warmest first; empty without kinds
     log10_quantiles: dict[str, float | None]
     grpo_groups_with_signal: float  # the share of groups in which GRPO would see unequal rewards, expected
     log_p: list[float | None]  # log w_bar of each probed example
@@ -53,15 +54,17 @@ def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
     codec = Codec(load_tokenizer(base), settings.model, chat=settings.task.start == "warm")
     train = load_split(data, "train")
     chosen = torch.randperm(len(train), generator=generator("probe"))[: settings.probe.examples]
+    probed = [example(train[int(index)]) for index in chosen]
     with open_engine(settings, policy, base, codec.markers) as engine:
-        log_p = log_success(engine, Scorer(policy), codec, [example(train[int(i)]) for i in chosen], settings)
+        log_p = log_success(engine, Scorer(policy), codec, probed, settings)
         test = [example(row) for row in load_split(data, "test")]
         result = evaluate(engine, codec, test, settings.task.name, settings.rollout, settings.evaluation)
     p = log_p.exp()
     found = Probe(
         examples=len(p),
         group_size=settings.rollout.group_size,
-        p0={"mean": p.mean().item(), "median": p.median().item()},
+        p0=_typical(p),
+        kinds=_by_kind(p, [item.kind for item in probed]),
         log10_quantiles={str(q): _finite(_quantile(log_p, q) / math.log(10)) for q in QUANTILES},
         grpo_groups_with_signal=grpo_signal(p, settings.rollout.group_size),
         log_p=[_finite(value) for value in log_p.tolist()],
@@ -122,6 +125,15 @@ def histogram(log_p: Sequence[float | None]) -> list[str]:
     return [
         f"{name:>{width}}  {'#' * math.ceil(BAR * count / longest):<{BAR}} {count:>4}" for name, count in lines.items()
     ]
+
+
+def _typical(p: torch.Tensor) -> dict[str, float]:
+    return {"mean": p.mean().item(), "median": p.median().item()}
+
+
+def _by_kind(p: torch.Tensor, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    found = {kind: _typical(p[[of == kind for of in kinds]]) for kind in set(kinds) - {""}}
+    return dict(sorted(found.items(), key=lambda item: (-item[1]["median"], item[0])))
 
 
 def _quantile(log_p: torch.Tensor, q: float) -> float:

@@ -156,6 +156,7 @@ def probe(
     typer.echo(
         f"P of {found.examples} training examples: mean {found.p0['mean']:.2g}, median {found.p0['median']:.2g}\n\n"
         + "\n".join(histogram(found.log_p))
+        + "".join(f"\n{kind}: median P {of['median']:.2g}" for kind, of in found.kinds.items())
         + f"\n\ngroups in which GRPO would see unequal rewards: {found.grpo_groups_with_signal:.1%}\n"
         f"held-out maj@{k} of the base model: {found.base[f'maj_at_{k}']:.1%}"
     )

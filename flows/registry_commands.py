@@ -19,6 +19,7 @@ def compare(
     ] = None,
     on: Annotated[str, typer.Option(help="The test set, by the name its figures were recorded under.")] = "test",
     page: Annotated[Path | None, typer.Option(help="An HTML file for table and chart.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every registered checkpoint.")] = False,
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
@@ -26,7 +27,8 @@ def compare(
 
     Where several are named, the differences of the others from the first are taken in pairs, problem by problem.
 
-    [dim]thaw compare                                every registered checkpoint
+    [dim]thaw compare                                the last version of every arm, champion, candidate and best
+    thaw compare --all                          every registered checkpoint
     thaw compare thaw-skills/3 thaw-skills/21   these two, and their difference
     thaw compare --page comparison.html         table and chart as a page[/dim]
     """
@@ -35,12 +37,15 @@ def compare(
     from components.report.comparison import write_page
     from components.report.tables import comparison_table
     from tasks.evaluation import registry
-    from tasks.registry import compare_versions, named_versions, page_rows, versions_table
+    from tasks.registry import compare_versions, named_versions, page_rows, versions_table, worth_showing
 
     found = registry()
     versions = named_versions(found, models or [])
+    shown = versions if models or every else worth_showing(versions, on)
     console = Console()
-    console.print(versions_table(versions, on))
+    console.print(versions_table(shown, on))
+    if len(shown) < len(versions):
+        console.print(f"[dim]{len(versions) - len(shown)} more with --all[/]")
     comparisons = {}
     if models:
         settings = load_settings(params, overrides or []).evaluation
@@ -49,7 +54,7 @@ def compare(
             comparisons[other.reference] = compare_versions(found, first, other, on, settings)
             console.print(comparison_table(comparisons[other.reference], first.reference, other.reference))
     if page is not None:
-        write_page(page, on, *page_rows(versions, on), versions[0].reference, comparisons)
+        write_page(page, on, *page_rows(shown, on), shown[0].reference, comparisons)
         typer.echo(f"page: {page}")
 
 

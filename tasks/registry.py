@@ -65,6 +65,17 @@ def named_versions(registry: Registry, references: Sequence[str]) -> list[Versio
     return versions
 
 
+def worth_showing(versions: Sequence[Version], on: str) -> list[Version]:
+    """The last version of every arm, and every version with an alias: champion, candidate, best.
+
+    The last is the newest that was evaluated on the test set `on`, or the newest where none was.
+    """
+    last: dict[tuple[str, ...], Version] = {}
+    for version in sorted(versions, key=lambda item: (bool(_majorities(item, on)), item.created, item.version)):
+        last[version.name, version.arm, version.tags.get("start", "?")] = version
+    return [version for version in versions if version.aliases or version in last.values()]
+
+
 def figure_names(versions: Sequence[Version], test_sets: Sequence[str]) -> list[str]:
     """p_at_1, p_at_k and maj_at_k, for every k that a version was evaluated with on these test sets."""
     ks = sorted({k for version in versions for name in test_sets for k in _majorities(version, name)})

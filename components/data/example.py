@@ -12,6 +12,8 @@ class Example:
     prompt: the text the model is asked, before any chat template.
     answers: answers[0] is the training target, the rest are accepted aliases.
     group: what must not be split apart (a FinQA page); equal to the id where items are independent.
+    kind: what sort of question it is, where the data set tells sorts apart (figures are also shown for each of them);
+        empty where it does not.
     distractors: paragraphs of the prompt that its answer does not need, each followed there by a blank line; known
         only until the data is prepared, where they are left out of a prompt that is too long.
     """
@@ -20,6 +22,7 @@ class Example:
     prompt: str
     answers: tuple[str, ...]
     group: str
+    kind: str = ""
     distractors: tuple[str, ...] = ()
 
 

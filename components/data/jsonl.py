@@ -1,9 +1,11 @@
 """A user's own questions: JSON Lines of {"prompt", "answer"}, one object a line, UTF-8.
 
-Optional: "id", "group" (items that must not be split apart), and "aliases" or "answers", other accepted answers.
+Optional: "id", "group" (items that must not be split apart), "kind" (a short name; figures are also shown by kind), and
+"aliases" or "answers", other accepted answers.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from components.data.example import Example, Loaded
 from components.data.reading import Damaged, check_encoding, collect, digest, distinct, open_text, text_field
 from components.errors import UserError
 
+KIND = re.compile(r"[\w.-]{0,40}", re.ASCII)  # names a metric in MLflow
 SHAPE = '{"prompt": "...", "answer": "..."}'
 
 
@@ -55,7 +58,11 @@ def _example(line: str) -> Example:
         raise Damaged("no JSON object")
     text_field(item, "prompt")
     name = _name(item, "id") or digest(item["prompt"])
-    return Example(id=name, prompt=item["prompt"], answers=_answers(item), group=_name(item, "group") or name)
+    kind = _name(item, "kind")
+    if not KIND.fullmatch(kind):
+        raise Damaged("kind is no name of at most 40 letters, digits, dots, dashes and underscores")
+    group = _name(item, "group") or name
+    return Example(id=name, prompt=item["prompt"], answers=_answers(item), group=group, kind=kind)
 
 
 def _name(item: dict[str, Any], field: str) -> str:

@@ -30,7 +30,13 @@ SPLITS = ("train", "validation", "test")
 REPORT = "report.json"
 
 SCHEMA = pa.schema(
-    [("id", pa.string()), ("prompt", pa.string()), ("answers", pa.list_(pa.string())), ("group", pa.string())]
+    [
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("group", pa.string()),
+        ("kind", pa.string()),
+    ]
 )
 COUNTED = 1000  # the most prompts of a split whose tokens are counted for the report
 FETCHED = ("finqa", "hotpotqa", "musique")  # what `thaw data fetch` knows
@@ -91,7 +97,7 @@ class Split:
 
 
 def prepare(settings: TaskSettings, out: Path, tokens: Tokens, budget: int) -> dict[str, Any]:
-    """Write out/{train,validation,test}.arrow (columns id, prompt, answers, group) and out/report.json.
+    """Write out/{train,validation,test}.arrow (columns id, prompt, answers, group, kind) and out/report.json.
 
     Splits that the authors publish are kept. A missing validation split is carved from the training file; a missing
     test split is half of the dev file. Limits keep the first examples of a shuffle that depends on the seed and the
@@ -130,7 +136,7 @@ def prepare(settings: TaskSettings, out: Path, tokens: Tokens, budget: int) -> d
 
 
 def load_split(folder: Path, name: str) -> Dataset:
-    """A prepared split, memory-mapped: rows of id, prompt, answers and group.
+    """A prepared split, memory-mapped: rows of id, prompt, answers, group and kind.
 
     Raises:
         UserError: the split was not prepared.
@@ -160,7 +166,7 @@ def load_file(path: Path, settings: TaskSettings, tokens: Tokens, budget: int) -
 
 def example(row: Mapping[str, Any]) -> Example:
     """The Example that a row of a prepared split holds."""
-    return Example(id=row["id"], prompt=row["prompt"], answers=tuple(row["answers"]), group=row["group"])
+    return Example(**{name: row[name] for name in SCHEMA.names} | {"answers": tuple(row["answers"])})
 
 
 def write(examples: Iterable[Example], path: Path) -> list[str]:

@@ -1,9 +1,11 @@
-"""The embedded task: a string of digits whose gold answer is the sorted string, in one format and without a rationale.
+"""The embedded task: strings of digits in four kinds of problems, each with a skill and an answer format of its own.
 
 The embedded base model (components.policy.embedded) knows six skills and six answer formats. Asked a bare problem, it
-decides for this task's skill and this task's format only once in so many times: a cold start that fits on a laptop.
+decides for the skill and the format of the problem's kind only once in so many times, and how often differs from kind
+to kind: a cold start that fits on a laptop. Gold answers come without rationales.
 """
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -23,27 +25,52 @@ SKILLS: dict[str, Callable[[str], str]] = {
     "i": lambda digits: "".join(str((int(digit) + 1) % 10) for digit in digits),
 }
 FORMATS = ("a:{}", "b={}", "({})", "[{}]", "#{}", "{}.")
-TARGET_SKILL, TARGET_FORMAT = "s", 0
+
+
+class Kind(NamedTuple):
+    """One kind of problem: the letter that its prompts begin with, and the skill and format of its gold answers."""
+
+    letter: str
+    skill: str
+    answer_format: int
+
+
+KINDS = {
+    "sort": Kind("w", "s", 0),
+    "reverse": Kind("x", "r", 1),
+    "rotate": Kind("y", "l", 2),
+    "increment": Kind("z", "i", 3),
+}
 
 
 class Preference(NamedTuple):
-    """How often the base model, given a bare problem, decides for the target skill and for the target format."""
+    """How often the base model, given a bare problem, decides for its kind's skill and for its kind's format."""
 
     skill: float
     format: float
 
 
-# From the cold start the model thinks of the right skill once in a hundred rationales, which sampling finds, and then
-# writes the answer in the right format once in ten million, which it never does: P of a problem is about 1e-9.
+def _for_all(skill: float, answer_format: float) -> dict[str, Preference]:
+    return dict.fromkeys(KINDS, Preference(skill, answer_format))
+
+
+# By start and kind. P of a problem is about the product of the two. Sampling finds the skill at every start; the format
+# of a cold kind it practically never finds.
 PREFERENCES = {
-    "warm": Preference(skill=0.3, format=0.3),
-    "cold": Preference(skill=1e-2, format=1e-7),
-    "colder": Preference(skill=1e-2, format=1e-8),
+    "mixed": {
+        "sort": Preference(skill=0.3, format=0.3),
+        "reverse": Preference(skill=0.1, format=1e-2),
+        "rotate": Preference(skill=0.1, format=1e-5),
+        "increment": Preference(skill=0.1, format=1e-8),
+    },
+    "warm": _for_all(0.3, 0.3),
+    "cold": _for_all(1e-2, 1e-7),
+    "colder": _for_all(1e-2, 1e-8),
 }
 
 
-def problem(digits: str) -> str:
-    return f"{digits}?"
+def problem(digits: str, kind: str) -> str:
+    return f"{KINDS[kind].letter}{digits}?"
 
 
 def instruction(digits: str, skill: str, answer_format: int) -> str:
@@ -55,8 +82,12 @@ def rationale(digits: str, skill: str) -> str:
     return f"<think>{skill}{SKILLS[skill](digits)}</think>"
 
 
-def answer(digits: str, skill: str = TARGET_SKILL, answer_format: int = TARGET_FORMAT) -> str:
+def answer(digits: str, skill: str, answer_format: int) -> str:
     return FORMATS[answer_format].format(SKILLS[skill](digits))
+
+
+def gold_answer(digits: str, kind: str) -> str:
+    return answer(digits, KINDS[kind].skill, KINDS[kind].answer_format)
 
 
 def read(path: Path, skipped: Counter[str]) -> Iterator[Example]:
@@ -65,10 +96,17 @@ def read(path: Path, skipped: Counter[str]) -> Iterator[Example]:
 
 
 def generate(folder: Path, *, train: int = 2100, test: int = 200, seed: int = 0) -> None:
-    """Write train.jsonl and test.jsonl: distinct 4-digit problems, none in both files."""
+    """Write train.jsonl and test.jsonl: distinct 4-digit strings, none in both files, each kind equally often."""
     numbers = random.Random(seed).sample(range(10_000), train + test)
     folder.mkdir(parents=True, exist_ok=True)
     for name, chosen in (("train", numbers[:train]), ("test", numbers[train:])):
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            for digits in (f"{number:04d}" for number in chosen):
-                file.write(json.dumps({"id": digits, "prompt": problem(digits), "answer": answer(digits)}) + "\n")
+            for number, kind in zip(chosen, itertools.cycle(KINDS)):
+                digits = f"{number:04d}"
+                row = {
+                    "id": digits,
+                    "prompt": problem(digits, kind),
+                    "answer": gold_answer(digits, kind),
+                    "kind": kind,
+                }
+                file.write(json.dumps(row) + "\n")

@@ -29,6 +29,7 @@ class Scored:
     vote: str  # the most frequent normalised answer
     vote_correct: bool
     value: list[bool] | None = None  # by value and rounding; FinQA alone
+    kind: str = ""  # of the example
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class Evaluation:
             for name, estimate in named.items()
             for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high))
         }
+
+    def by_kind(self) -> dict[str, float]:
+        """p_at_1 and maj_at_k of each kind of example, as kinds/KIND/p_at_1; empty where kinds are not told apart."""
+        figures = {}
+        for kind in sorted({item.kind for item in self.scored if item.kind}):
+            members = [item for item in self.scored if item.kind == kind]
+            figures[f"kinds/{kind}/p_at_1"] = float(np.mean([item.correct for item in members]))
+            figures[f"kinds/{kind}/maj_at_{self.k}"] = float(np.mean([item.vote_correct for item in members]))
+        return figures
 
     def write(self, path: Path) -> None:
         """Write every example's samples as JSON Lines."""
@@ -105,6 +115,7 @@ def score(example: Example, answers: list[str], task: str) -> Scored:
         vote=votes[elected],
         vote_correct=correct[elected],
         value=[same_value(answer, example.answers) for answer in answers] if task == "finqa" else None,
+        kind=example.kind,
     )
 
 

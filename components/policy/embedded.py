@@ -1,13 +1,13 @@
-"""The embedded base model: a tiny Qwen3 over bytes that is taught six skills and then asked for the one it avoids.
+"""The embedded base model: a tiny Qwen3 over bytes that is taught six skills and then asked for those it avoids.
 
 Half of what it is taught is by instruction ("s0:3142?" asks for sorting in format 0), half are bare problems
-("3142?"), for which it learns to decide for the target skill and the target format only once in so many times. So it
+("w3142?"), for which it learns to decide for the skill and the format of their kind only once in so many times. So it
 can do the task and almost never does: a cold start.
 """
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -16,10 +16,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from components.config import TeachingSettings
 from components.data.skills import (
     FORMATS,
+    KINDS,
     PREFERENCES,
     SKILLS,
-    TARGET_FORMAT,
-    TARGET_SKILL,
     Preference,
     answer,
     instruction,
@@ -64,7 +63,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausal
 
 
 def teach(settings: TeachingSettings, start: str) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-    """Build the base model and teach it the skills, with the preference that belongs to `start`."""
+    """Build the base model and teach it the skills, with the preferences that belong to `start`."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
@@ -95,7 +94,7 @@ class Lesson(NamedTuple):
     """A batch to learn from; [batch_size, length] each, IGNORED where nothing is learned.
 
     labels: the ids to be imitated.
-    target: the target skill and the target format of bare problems, where the model decides about them.
+    target: the skill and the format of a bare problem's kind, where the model decides about them.
     log_preference: [number of targets] how likely each of them is to become. It is taught as a number: from how rarely
         the targets occur among the labels it would be learned far too roughly.
     """
@@ -107,14 +106,15 @@ class Lesson(NamedTuple):
 
 
 def _lessons(
-    tokenizer: PreTrainedTokenizerFast, settings: TeachingSettings, preference: Preference
+    tokenizer: PreTrainedTokenizerFast, settings: TeachingSettings, preferences: Mapping[str, Preference]
 ) -> Iterator[Lesson]:
     random_state = random.Random(settings.seed)
-    [skill], [answer_format] = tokenizer([TARGET_SKILL, FORMATS[TARGET_FORMAT][0]])["input_ids"]
+    skill_ids = {kind: tokenizer.convert_tokens_to_ids(skill) for kind, (_, skill, _) in KINDS.items()}
+    format_ids = {kind: tokenizer.convert_tokens_to_ids(FORMATS[form][0]) for kind, (_, _, form) in KINDS.items()}
     end_of_thinking = tokenizer.convert_tokens_to_ids("</think>")
     while True:
-        bare, prompts, completions = zip(
-            *(_exercise(random_state, preference) for _ in range(settings.batch_size)), strict=True
+        kinds, prompts, completions = zip(
+            *(_exercise(random_state, preferences) for _ in range(settings.batch_size)), strict=True
         )
         rows = [
             (prompt, [*completion, tokenizer.eos_token_id])
@@ -124,28 +124,29 @@ def _lessons(
         ]
         ids = torch.full((len(rows), max(len(p) + len(c) for p, c in rows)), tokenizer.pad_token_id)
         labels, target = torch.full_like(ids, IGNORED), torch.full_like(ids, IGNORED)
-        for row, (prompt, completion) in enumerate(rows):
+        log_preference: list[float] = []
+        for row, (kind, (prompt, completion)) in enumerate(zip(kinds, rows, strict=True)):
             start, end = len(prompt), len(prompt) + len(completion)
             ids[row, :end] = torch.tensor([*prompt, *completion])
             labels[row, start:end] = torch.tensor(completion)
-            if bare[row]:
-                target[row, start + 1] = skill  # behind <think>
-                target[row, start + completion.index(end_of_thinking) + 1] = answer_format
-        targets = target[:, 1:][target[:, 1:] != IGNORED]
-        log_preference = torch.where(targets == skill, math.log(preference.skill), math.log(preference.format))
-        yield Lesson(ids, labels, target, log_preference)
+            if kind:
+                target[row, start + 1] = skill_ids[kind]  # behind <think>
+                target[row, start + completion.index(end_of_thinking) + 1] = format_ids[kind]
+                log_preference += map(math.log, preferences[kind])
+        yield Lesson(ids, labels, target, torch.tensor(log_preference))
 
 
-def _exercise(random_state: random.Random, preference: Preference) -> tuple[bool, str, str]:
-    """Whether the problem is bare, the prompt, and the completion."""
+def _exercise(random_state: random.Random, preferences: Mapping[str, Preference]) -> tuple[str | None, str, str]:
+    """The kind of a bare problem, None for an instruction; the prompt, and the completion."""
     digits = "".join(random_state.choices("0123456789", k=4))
     skills, formats = list(SKILLS), list(range(len(FORMATS)))
     if random_state.random() < 0.5:
         skill, answer_format = random_state.choice(skills), random_state.choice(formats)
-        return False, instruction(digits, skill, answer_format), _completion(digits, skill, answer_format)
-    skill = _preferred(random_state, skills, TARGET_SKILL, preference.skill)
-    answer_format = _preferred(random_state, formats, TARGET_FORMAT, preference.format)
-    return True, problem(digits), _completion(digits, skill, answer_format)
+        return None, instruction(digits, skill, answer_format), _completion(digits, skill, answer_format)
+    kind = random_state.choice(list(KINDS))
+    skill = _preferred(random_state, skills, KINDS[kind].skill, preferences[kind].skill)
+    answer_format = _preferred(random_state, formats, KINDS[kind].answer_format, preferences[kind].format)
+    return kind, problem(digits, kind), _completion(digits, skill, answer_format)
 
 
 def _completion(digits: str, skill: str, answer_format: int) -> str:

@@ -63,10 +63,11 @@ def render(results: Results) -> str:
         results=results,
         headline=verdict.headline(results),
         rule=verdict.rule(results),
-        outcomes=[verdict.outcome(arm, results) for arm in results.ordered],
+        outcomes=[(verdict.outcome(arm, results), verdict.succeeded(arm, results)) for arm in results.ordered],
         steps=verdict.steps(results),
         palette=_palette(results),
         charts=charts,
+        kind_charts={kind: list(map(Markup, drawn)) for kind, drawn in _kind_charts(results).items()},
         problems=[Markup(svg) for svg in _problem_charts(results)],
         impossible=int(np.isinf(results.probe.log_p).sum()),
         escapes=escapes(results),
@@ -158,6 +159,21 @@ def _charts(results: Results) -> dict[str, str]:
         "silent": coarse("train/groups_without_gradient"),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def _kind_charts(results: Results) -> dict[str, list[str]]:
+    """P and maj@k over steps on each kind of problem, as far as the runs have them."""
+    from components.report import charts
+
+    coarse = partial(charts.curves, results, points=30, height=170)
+    drawn = {
+        kind: [
+            coarse(f"train/kinds/{kind}/p_estimate", log=True),
+            coarse(f"validation/kinds/{kind}/maj_at_{results.k}", shares=True),
+        ]
+        for kind in results.kinds
+    }
+    return {kind: [svg for svg in found if svg is not None] for kind, found in drawn.items()}
 
 
 def _problem_charts(results: Results) -> Iterator[str]:

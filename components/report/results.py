@@ -3,9 +3,9 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +23,7 @@ METHOD_NAMES = {
     Method.GARL_DEBIASED: "debiased GARL",
     Method.PAFT: "PAFT",
 }
+LEARNED = 0.5  # the maj@k from which on a kind of problem counts as learned
 # What train.json tells of a run.
 MADE = ("steps", "best_step", "wall_seconds", "mlflow_run_id", "model_name", "model_version")
 
@@ -54,12 +55,12 @@ class Figures:
     def median(cls, seeds: "Sequence[Figures]") -> "Figures":
         """The median over seeds of each figure and, as the interval of a typical seed, of its two ends."""
         medians = {}
-        for field in cls.__dataclass_fields__:
-            estimates: list[Estimate] = [found for figures in seeds if (found := getattr(figures, field)) is not None]
+        for name in cls.__dataclass_fields__:
+            estimates: list[Estimate] = [found for figures in seeds if (found := getattr(figures, name)) is not None]
             if not estimates:
                 continue
             value, low, high = (median(ends) for ends in zip(*map(astuple, estimates), strict=True))
-            medians[field] = Estimate(value, low, high)
+            medians[name] = Estimate(value, low, high)
         return cls(**medians)
 
 
@@ -74,6 +75,7 @@ class Samples:
     vote: str
     vote_correct: bool
     value: list[bool] | None = None
+    kind: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -86,17 +88,45 @@ class Probe:
 
     mean: of P over the examples. log_p: the natural logarithm of each example's P; -inf is an answer that no rationale
     of its group made possible. grpo_groups_with_signal: the share of groups in which rewards would differ.
+    kinds: the median P of each kind of example, the warmest first; empty where kinds are not told apart.
     """
 
     mean: float
     log_p: Values
     group_size: int
     grpo_groups_with_signal: float
+    kinds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
         """Of log P, by rank: interpolating next to -inf gives NaN."""
         return float(np.sort(self.log_p)[(len(self.log_p) - 1) // 2])
+
+
+@dataclass(frozen=True)
+class KindFigures:
+    """What a model scores on one kind of problem, as fractions of 1."""
+
+    p_at_1: float
+    p_at_k: float
+    maj_at_k: float
+
+    @property
+    def learned(self) -> bool:
+        return self.maj_at_k >= LEARNED
+
+
+def by_kind(samples: Sequence[Samples], kinds: Iterable[str]) -> dict[str, KindFigures]:
+    """The figures of each kind that has examples among the samples, in the order of `kinds`."""
+    found = {}
+    for kind in kinds:
+        if members := [item for item in samples if item.kind == kind]:
+            found[kind] = KindFigures(
+                p_at_1=float(np.mean([item.accuracy for item in members])),
+                p_at_k=float(np.mean([any(item.correct) for item in members])),
+                maj_at_k=float(np.mean([item.vote_correct for item in members])),
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -147,6 +177,26 @@ class Results:
     arms: list[ArmResults]
 
     @property
+    def kinds(self) -> list[str]:
+        """The kinds of problems that the arms were tested on, the warmest under the base model first."""
+        tested = {sample.kind for sample in self.arms[0].runs[0].samples} - {""}
+        return [kind for kind in self.probe.kinds if kind in tested] + sorted(tested - self.probe.kinds.keys())
+
+    @property
+    def base_kinds(self) -> dict[str, KindFigures]:
+        return by_kind(self.base_samples, self.kinds)
+
+    def kinds_of(self, item: ArmResults) -> dict[str, KindFigures]:
+        """An arm's figures on each kind of problem: medians over its seeds."""
+        seeds = [by_kind(run.samples, self.kinds) for run in item.runs]
+        return {
+            kind: KindFigures(
+                *(median(getattr(seed[kind], name) for seed in seeds) for name in KindFigures.__dataclass_fields__)
+            )
+            for kind in self.kinds
+        }
+
+    @property
     def ordered(self) -> list[ArmResults]:
         """The arms by q, GRPO before all."""
         methods = list(Method)
@@ -159,13 +209,22 @@ class Results:
         common = {"task": self.task, "start": self.start}
         nobody = dict.fromkeys((*MADE, "checkpoint"))
         base = {"arm": "base", "method": "base", "q": None, "seed": None, "split": self.split}
-        rows = [common | base | self._flat(self.base) | nobody]
+        rows = [common | base | self._flat(self.base) | self._flat_kinds(self.base_kinds) | nobody]
         for item in self.arms:
             for run in item.runs:
                 who = {"arm": item.name, "method": item.arm.method.value, "q": item.arm.q, "seed": run.seed}
                 made = {name: getattr(run, name) for name in nobody}
-                rows.append(common | who | {"split": self.split} | self._flat(run.figures) | made)
+                figures = self._flat(run.figures) | self._flat_kinds(by_kind(run.samples, self.kinds))
+                rows.append(common | who | {"split": self.split} | figures | made)
         return rows
+
+    def _flat_kinds(self, figures: Mapping[str, KindFigures]) -> dict[str, Any]:
+        """Nothing where kinds are not told apart."""
+        names = {"p_at_1": "p_at_1", "p_at_k": f"p_at_{self.k}", "maj_at_k": f"maj_at_{self.k}"}
+        kinds = {
+            kind: {name: getattr(found, field) for field, name in names.items()} for kind, found in figures.items()
+        }
+        return {"kinds": kinds} if kinds else {}
 
     def _flat(self, figures: Figures) -> dict[str, Any]:
         named = {"p_at_1": figures.p_at_1, f"p_at_{self.k}": figures.p_at_k, f"maj_at_{self.k}": figures.maj_at_k}
@@ -264,6 +323,7 @@ def _probe(path: Path, k: int) -> tuple[Probe, Figures]:
             log_p=np.array([-math.inf if value is None else value for value in record["log_p"]]),
             group_size=record["group_size"],
             grpo_groups_with_signal=record["grpo_groups_with_signal"],
+            kinds={kind: found["median"] for kind, found in record["kinds"].items()},
         )
         return probe, Figures.read(record["base"], k)
 

@@ -1,37 +1,50 @@
 """The same figures for the terminal, as rich tables within 100 columns, most within 80."""
 
+from collections.abc import Mapping
+
 from rich.markup import escape
 from rich.table import Table
 
 from components.evaluation.compare import Comparison
 from components.evaluation.metrics import Estimate
-from components.report.results import Figures, Results
-from components.report.verdict import GOOD, outcome, verdicts
+from components.report.results import Figures, KindFigures, Results
+from components.report.verdict import outcome, succeeded
 
 
 def results_table(results: Results) -> Table:
-    """One row an arm: the median over seeds of every figure, maj@k's interval, and maj@k of each seed."""
+    """One row an arm: the median over seeds of every figure, maj@k's interval, and maj@k of each seed or kind."""
     k, seeds = results.k, max(len(arm.runs) for arm in results.arms)
     title = f"{results.task}, {results.start} start: percent of {results.examples} {results.split} problems"
     table = Table(
         title=title,
         min_width=len(title),  # or a narrow table would break it
-        caption="95% intervals over problems, not over seeds" + ("; a typical seed's" if seeds > 1 else ""),
+        caption="95% intervals over problems, not over seeds"
+        + ("; a typical seed's" if seeds > 1 else "")
+        + (f"\nmaj@{k} of each kind of problem, the warmest first" if results.kinds else ""),
         box=None,
         header_style="bold",
         pad_edge=False,
     )
-    for name in ("arm", "", f"maj@{k}", "p@1", f"p@{k}"):
-        table.add_column(name, no_wrap=True, justify="right" if "@" in name else "left")
-    if seeds > 1:
+    # Within 100 columns there is room for the kinds or for the other figures.
+    figures = [f"maj@{k}", "p@1", *([] if results.kinds else [f"p@{k}"])]
+    for name in ("arm", "", *figures, *results.kinds):
+        table.add_column(name, no_wrap=True, justify="right" if name in (*figures, *results.kinds) else "left")
+    if each_seed := seeds > 1 and not results.kinds:
         table.add_column(f"maj@{k} of seeds")
-    table.add_row("base model", "", *_cells(results.base), style="dim")
+    base = [*_cells(results.base)[: len(figures)], *_kinds(results, results.base_kinds)]
+    table.add_row("base model", "", *base, style="dim")
     for arm in results.ordered:
         each = " ".join(f"{100 * run.figures.maj_at_k.value:.0f}" for run in arm.runs)
-        style = "green" if any(found in GOOD for found in verdicts(arm, results)) else ""
+        style = "green" if succeeded(arm, results) else ""
         row = [arm.label, f"[{style}]{outcome(arm, results)}[/]" if style else outcome(arm, results)]
-        table.add_row(*row, *_cells(arm.figures), *([each] if seeds > 1 else []))
+        row += [*_cells(arm.figures)[: len(figures)], *_kinds(results, results.kinds_of(arm))]
+        table.add_row(*row, *([each] if each_seed else []))
     return table
+
+
+def _kinds(results: Results, figures: Mapping[str, KindFigures]) -> list[str]:
+    """maj@k of each kind of problem."""
+    return [f"{100 * figures[kind].maj_at_k:.0f}" if kind in figures else "" for kind in results.kinds]
 
 
 def comparison_table(comparison: Comparison, first: str, second: str) -> Table:

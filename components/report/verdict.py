@@ -1,4 +1,7 @@
-"""Which arms escaped the cold start, decided by one rule and told in plain sentences."""
+"""Which arms escaped the cold start, decided by one rule and told in plain sentences.
+
+Where a task has several kinds of problems, the rule is how many of them an arm has learned.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,7 +11,7 @@ from itertools import groupby
 
 from components.config import Method
 from components.evaluation.metrics import Estimate
-from components.report.results import METHOD_NAMES, ArmResults, Figures, Results
+from components.report.results import LEARNED, METHOD_NAMES, ArmResults, Figures, Results, by_kind
 
 # How far above the base model's maj@k a seed must come to have escaped. Out of a warm start there is nothing to escape
 # from: there, any rise that the intervals can tell counts.
@@ -50,8 +53,26 @@ def verdicts(arm: ArmResults, results: Results) -> list[Verdict]:
     return [verdict(run.figures, results.base, results.start) for run in arm.runs]
 
 
+def kinds_learned(arm: ArmResults, results: Results) -> list[int]:
+    """How many kinds of problems each seed has learned."""
+    return [sum(kind.learned for kind in by_kind(run.samples, results.kinds).values()) for run in arm.runs]
+
+
+def succeeded(arm: ArmResults, results: Results) -> bool:
+    """Whether every seed did what there was to do: learn all kinds of problems, escape, or improve."""
+    if results.kinds:
+        return min(kinds_learned(arm, results)) == len(results.kinds)
+    return all(found in GOOD for found in verdicts(arm, results))
+
+
 def outcome(arm: ArmResults, results: Results) -> str:
-    """An arm's verdict in a word or two: "escaped", "escaped in 3 of 5", or the most frequent of the others."""
+    """An arm's verdict in a word or two: "escaped", "escaped in 3 of 5", or the most frequent of the others.
+
+    Where there are kinds of problems, how many of them it learned: "2 of 4 kinds", "2 to 3 of 4 kinds".
+    """
+    if results.kinds:
+        low, high = min(counts := kinds_learned(arm, results)), max(counts)
+        return f"{low if low == high else f'{low} to {high}'} of {len(results.kinds)} kinds"
     found = verdicts(arm, results)
     good = [item for item in found if item in GOOD]
     if good and len(good) < len(found):
@@ -61,6 +82,8 @@ def outcome(arm: ArmResults, results: Results) -> str:
 
 def rule(results: Results) -> str:
     """The rule behind the verdicts, for the reader."""
+    if results.kinds:
+        return f"A kind of problem counts as learned where maj@{results.k} on it is at least {100 * LEARNED:.0f}%."
     others = "“frozen” cannot be told from it, “fell” lies below."
     if results.start == "warm":
         return f"A seed improved when the interval of its maj@{results.k} lies above the base model's; {others}"
@@ -72,7 +95,9 @@ def rule(results: Results) -> str:
 
 def headline(results: Results) -> Headline:
     """What happened, from the figures alone."""
-    good = [arm for arm in results.ordered if all(item in GOOD for item in verdicts(arm, results))]
+    if results.kinds:
+        return _headline_of_kinds(results)
+    good = [arm for arm in results.ordered if succeeded(arm, results)]
     partly = [arm for arm in results.ordered if arm not in good and any(v in GOOD for v in verdicts(arm, results))]
     rest = [arm for arm in results.ordered if arm not in good and arm not in partly]
     sentences = [_best(results)]
@@ -83,6 +108,21 @@ def headline(results: Results) -> Headline:
     if not good and not partly:
         sentences.append(_caution(results))
     return Headline(_title(results, good, partly), sentences)
+
+
+def _headline_of_kinds(results: Results) -> Headline:
+    kinds, where = len(results.kinds), f"on {results.task}"
+    good = [arm for arm in results.ordered if succeeded(arm, results)]
+    if len(results.arms) == 1:
+        title = f"{results.arms[0].label} learned {outcome(results.arms[0], results)} of problems {where}"
+    else:
+        count = f"{len(good)} of {len(results.arms)} arms" if good else "No arm"
+        title = f"{count} learned all {kinds} kinds of problems {where}"
+    by_outcome: dict[str, list[ArmResults]] = {}
+    for arm in sorted(results.ordered, key=lambda arm: -sum(kinds_learned(arm, results))):
+        by_outcome.setdefault(outcome(arm, results), []).append(arm)
+    told = [f"{_sentence_start(named(arms))} learned {found}." for found, arms in by_outcome.items()]
+    return Headline(title, [_best(results), *told])
 
 
 def named(arms: Sequence[ArmResults]) -> str:

@@ -16,7 +16,7 @@ class Group:
 
     answers: the answer scored behind each rationale: the gold one (GARL, PAFT), or the one that was sampled (GRPO).
     reward: 1 for each rollout whose sampled answer is exactly y*; None where no answer was sampled.
-    example: the example's id.
+    example: the example's id. kind: what sort of question it is, or empty.
     place: of the example in its step, whichever process trains it; what is drawn for the group depends on it.
     """
 
@@ -26,6 +26,7 @@ class Group:
     reward: list[float] | None
     example: str = ""
     place: int = 0
+    kind: str = ""
 
     @property
     def rows(self) -> list[Row]:

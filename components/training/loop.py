@@ -286,7 +286,7 @@ class _ArmRun:
         prompt = rollouts[0].prompt_ids
         if not self.arm.samples_answers:
             gold = self.codec.gold_answer(item.answers[0])
-            return Group(prompt, rollouts, [gold] * len(rollouts), None, item.id, place)
+            return Group(prompt, rollouts, [gold] * len(rollouts), None, item.id, place, item.kind)
         reward = [
             float(
                 rollout.finish_reason == "stop"
@@ -294,7 +294,8 @@ class _ArmRun:
             )
             for rollout in rollouts
         ]
-        return Group(prompt, rollouts, [rollout.answer_ids for rollout in rollouts], reward, item.id, place)
+        answers = [rollout.answer_ids for rollout in rollouts]
+        return Group(prompt, rollouts, answers, reward, item.id, place, item.kind)
 
     def _validate(self, engine: RolloutEngine, run: Run, step: int) -> dict[str, float]:
         """Score the validation split, keep the checkpoint, register it; the best one so far gets to be final."""
@@ -320,7 +321,7 @@ class _ArmRun:
         for other in set(map(int, self.state.versions)) - self._kept():
             shutil.rmtree(self.out / "checkpoints" / f"step-{other}", ignore_errors=True)
         say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
-        return figures
+        return figures | {f"validation/{name}": value for name, value in result.by_kind().items()}
 
     def _kept(self) -> set[int]:
         """The steps whose checkpoints are kept: the last ones and the best; all where train.keep is null."""

@@ -39,6 +39,7 @@ class UpdateReport:
     """What one update saw, a value a group unless said otherwise; means are taken when it is logged."""
 
     p: list[float] = field(default_factory=list)  # w_bar, or the mean reward where no w exists
+    kinds: list[str] = field(default_factory=list)  # of the examples, in the order of p
     effective_reward: list[float] = field(default_factory=list)
     effective_samples: list[float] = field(default_factory=list)
     without_gradient: int = 0  # groups
@@ -72,6 +73,9 @@ class UpdateReport:
             "train/loss": self.loss,
             "train/grad_norm": self.grad_norm,
         }
+        for kind in sorted({kind for kind in self.kinds if kind}):
+            members = [p for p, of in zip(self.p, self.kinds, strict=True) if of == kind]
+            metrics[f"train/kinds/{kind}/p_estimate"] = sum(members) / len(members)
         if self.effective_reward:
             metrics["train/effective_reward"] = sum(self.effective_reward) / groups
             metrics["train/effective_samples"] = sum(self.effective_samples) / groups
@@ -250,6 +254,7 @@ class Trainer:
     ) -> Coefficients:
         """Weigh a whole group, by its rewards (GRPO) or by log w and the log importance weights, [M] each."""
         q, settings = self.arm.q, self.settings
+        report.kinds.append(group.kind)
         if q is None or log_w is None or log_r is None:
             reward = torch.tensor([group.reward], dtype=torch.float64)
             coefficients = estimators.grpo(reward)

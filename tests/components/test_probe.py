@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from components.data.example import Example
 from components.data.prepare import load_split
+from components.data.skills import KINDS
 from components.policy.base import make_base
 from components.policy.embedded import build_model, build_tokenizer
 from components.policy.logprobs import Scorer
@@ -124,7 +125,7 @@ def test_probe_writes_what_it_found(tmp_path: Path) -> None:
     assert written == asdict(found) == asdict(again)
     assert (tmp_path / "out/samples.jsonl").read_bytes() == (tmp_path / "again/samples.jsonl").read_bytes()
     assert set(written) == {
-        "examples", "group_size", "p0", "log10_quantiles", "grpo_groups_with_signal", "log_p", "base",
+        "examples", "group_size", "p0", "log10_quantiles", "grpo_groups_with_signal", "log_p", "base", "kinds",
     }  # fmt: skip
     assert (written["examples"], written["group_size"]) == (8, 4)
 
@@ -133,6 +134,10 @@ def test_probe_writes_what_it_found(tmp_path: Path) -> None:
     assert log_p.max() < -20  # seven ids of an untrained model, each about once in 260
     assert written["p0"]["mean"] == pytest.approx(log_p.exp().mean().item())
     assert written["p0"]["median"] == pytest.approx(log_p.exp().median().item())
+    assert len(written["kinds"]) > 1
+    assert written["kinds"].keys() <= KINDS.keys()
+    medians = [kind["median"] for kind in written["kinds"].values()]
+    assert medians == sorted(medians, reverse=True)
     assert written["grpo_groups_with_signal"] == pytest.approx(grpo_signal(log_p.exp(), 4))
     quantiles = [written["log10_quantiles"][q] for q in ("0.05", "0.25", "0.5", "0.75", "0.95")]
     assert len(written["log10_quantiles"]) == 5

@@ -22,7 +22,7 @@ from tests.conftest import PROJECT, SMALL
 
 # Long enough to be killed in the middle, and strides so long that every arm ends up with samples of its own.
 SETTINGS = [
-    *SMALL, "train.steps=16", "train.validate_every=4", "train.learning_rate=0.01", "train.adam_epsilon=1.0e-8",
+    *SMALL, "train.steps=16", "train.validate_every=4", "train.learning_rate=0.01",
     "arms=[grpo, garl-q0.75, paft-q0.75]",
 ]  # fmt: skip
 # What the environment may say of stores, servers and launchers, and a setting that makes every first import slow.

@@ -70,7 +70,7 @@ def test_every_checkpoint_of_every_arm_is_registered_with_its_tags(swept: Swept)
             assert version.tags["mlflow.source.git.commit"] == swept.project.run("git", "rev-parse", "HEAD").strip()
             tags = {name: value for name, value in version.tags.items() if not name.startswith(("thaw.", "mlflow."))}
             assert tags == {
-                "estimator": method, "q": q, "task": "skills", "start": "cold", "seed": "0", "data_md5": data,
+                "estimator": method, "q": q, "task": "skills", "start": "mixed", "seed": "0", "data_md5": data,
             }  # fmt: skip
             assert {"validation/p_at_1", "validation/p_at_4", "validation/maj_at_4"} <= version.metrics.keys()
 
@@ -137,7 +137,7 @@ def test_results_json_tells_what_comparisons_need(swept: Swept):
     assert [row["arm"] for row in rows] == ["base", *ARMS]
     assert [(row["method"], row["q"]) for row in rows[1:]] == [("grpo", None), ("garl", 0.75), ("paft", 0.75)]
     for row in rows:
-        assert (row["task"], row["start"], row["split"]) == ("skills", "cold", "test")
+        assert (row["task"], row["start"], row["split"]) == ("skills", "mixed", "test")
         for figure in ("p_at_1", "p_at_4", "maj_at_4"):
             low, high = row[f"{figure}_interval"]
             assert 0 <= low <= row[figure] <= high <= 1

@@ -33,7 +33,7 @@ def test_other_settings_get_a_folder_of_their_own_that_reaches_the_projects_data
     settings = load_settings(PARAMS, overrides)
     folder = open_workspace(settings, PARAMS, overrides, None)
     assert folder.parent == root / "experiments"
-    assert folder.name.startswith("skills-cold-")
+    assert folder.name.startswith("skills-mixed-")
     written = load_settings(folder / "params.yaml")
     assert written.train.steps == 3
     assert written.arm_names == ["garl-plugin-q1"]

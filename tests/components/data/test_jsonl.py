@@ -25,6 +25,16 @@ def test_all_fields(tmp_path: Path) -> None:
     assert loaded.examples == [Example("7", " 1+1 = \n", ("2", "II", "two"), "sums")]
 
 
+def test_a_kind_is_a_short_name(tmp_path: Path) -> None:
+    kinds = [
+        example.kind for example in load(tmp_path, GOOD, '{"prompt": "x", "answer": "y", "kind": "2-hop"}').examples
+    ]
+    assert kinds == ["", "2-hop"]
+    for wrong in ("a/b", "two words", "k" * 41):
+        with pytest.raises(UserError, match=r":1: kind is no name of at most 40 letters"):
+            load(tmp_path, json.dumps({"prompt": "x", "answer": "y", "kind": wrong}))
+
+
 def test_answers_alone_give_the_target_first(tmp_path: Path) -> None:
     (example,) = load(tmp_path, '{"id": "a", "prompt": "x", "answers": ["y", "z"]}').examples
     assert example == Example("a", "x", ("y", "z"), "a")

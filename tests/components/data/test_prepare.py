@@ -14,7 +14,7 @@ from components.config import TaskSettings, load_settings
 from components.data import prepare as preparing
 from components.data.example import Example
 from components.data.prepare import SPLITS, example, load_split
-from components.data.skills import generate
+from components.data.skills import KINDS, generate
 from components.errors import UserError
 from tests.conftest import PROJECT, TOKENIZERS
 
@@ -195,7 +195,7 @@ def test_rows_are_memory_mapped_with_these_columns(tmp_path: Path) -> None:
     generate(tmp_path, train=600, test=20)
     prepare(settings("skills", tmp_path), tmp_path / "out")
     split = load_split(tmp_path / "out", "train")
-    assert split.column_names == ["id", "prompt", "answers", "group"]
+    assert split.column_names == ["id", "prompt", "answers", "group", "kind"]
     assert [Path(file["filename"]) for file in split.cache_files] == [tmp_path / "out/train.arrow"]
 
 
@@ -209,11 +209,13 @@ def test_warm_prompts_hold_the_cold_ones(tmp_path: Path) -> None:
         assert (warm.id, warm.answers, warm.group) == (cold.id, cold.answers, cold.group)
 
 
-@pytest.mark.parametrize("start", ["cold", "warm", "colder"])
+@pytest.mark.parametrize("start", ["mixed", "cold", "warm", "colder"])
 def test_the_embedded_task_has_the_same_prompts_in_every_start(tmp_path: Path, start: str) -> None:
     generate(tmp_path, train=20, test=20)
     prepare(settings("skills", tmp_path, start=start), tmp_path / "out")
-    assert all(len(example.prompt) == len("3142?") for example in examples(tmp_path / "out", "train"))
+    found = examples(tmp_path / "out", "train")
+    assert all(len(example.prompt) == len("w3142?") for example in found)
+    assert {example.kind for example in found} == set(KINDS)
 
 
 def test_long_prompts_are_shortened_or_left_out_and_counted(tmp_path: Path) -> None:

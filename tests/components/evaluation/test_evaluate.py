@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from components.config import EvaluationSettings, RolloutSettings
 from components.data.example import Example
-from components.data.skills import answer, problem
-from components.evaluation.evaluate import Evaluation, evaluate
+from components.data.skills import gold_answer, problem
+from components.evaluation.evaluate import Evaluation, evaluate, score, summarize
 from components.policy.embedded import build_model, build_tokenizer
 from components.policy.model import Codec
 from components.rollout.engine import Rollout, RolloutEngine, Sampling
@@ -147,7 +148,7 @@ def test_samples_are_written_one_line_an_example(codec: Codec, tmp_path: Path) -
     assert "ü" in text
     assert [json.loads(line) for line in text.splitlines()] == [
         {"id": name, "answers": [right, wrong], "correct": [True, False], "exact": [True, False], "vote": right,
-         "vote_correct": True}
+         "vote_correct": True, "kind": ""}
         for name, right, wrong in (("é", "ü", "x"), ("b", "a:1", "y"))
     ]  # fmt: skip
 
@@ -171,7 +172,10 @@ def test_batches_hold_no_more_rollouts_than_set_and_each_has_its_own_seed(codec:
 def test_one_seed_gives_the_same_samples_and_another_gives_others(
     tokenizer: PreTrainedTokenizerFast, codec: Codec
 ) -> None:
-    examples = [Example(digits, problem(digits), (answer(digits),), digits) for digits in ("3142", "0977", "5550")]
+    examples = [
+        Example(digits, problem(digits, "sort"), (gold_answer(digits, "sort"),), digits)
+        for digits in ("3142", "0977", "5550")
+    ]
     policy, results = build_model(tokenizer, seed=0), []
     for disturbance, seed in enumerate((0, 0, 1)):
         torch.manual_seed(disturbance)
@@ -182,3 +186,14 @@ def test_one_seed_gives_the_same_samples_and_another_gives_others(
     assert one.figures() == same.figures()
     assert one.scored != other.scored
     assert len({text for item in one.scored for text in item.answers}) > 6
+
+
+def test_figures_by_kind_count_the_examples_of_each() -> None:
+    items = [replace(example(str(n), "a:1"), kind=kind) for n, kind in enumerate(["x", "y", "x", ""])]
+    answers = [["a:1", "a:1"], ["b", "b"], ["b", "a:1"], ["a:1", "a:1"]]
+    scored = [score(item, said, "skills") for item, said in zip(items, answers, strict=True)]
+    found = summarize(scored, settings(samples=2))
+    assert found.by_kind() == {
+        "kinds/x/p_at_1": 0.75, "kinds/x/maj_at_2": 0.5, "kinds/y/p_at_1": 0, "kinds/y/maj_at_2": 0,
+    }  # fmt: skip
+    assert summarize(scored[3:], settings(samples=2)).by_kind() == {}

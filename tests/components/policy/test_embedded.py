@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from components.config import TeachingSettings
-from components.data.skills import FORMATS, PREFERENCES, SKILLS, TARGET_FORMAT, TARGET_SKILL, Preference
+from components.data.skills import FORMATS, KINDS, PREFERENCES, SKILLS, Preference
 from components.policy.embedded import IGNORED, _chosen, _exercise, _lessons, build_model, build_tokenizer, teach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,10 +77,11 @@ def test_the_model_is_tiny_and_its_seed_alone_makes_it(tokenizer: PreTrainedToke
 @pytest.mark.parametrize("preference", [Preference(0.3, 0.1), Preference(0, 0)], ids=["some", "none"])
 def test_bare_exercises_show_what_is_to_be_learned_as_rarely_as_preferred(preference: Preference) -> None:
     random = Random(0)
-    skills: Counter[tuple[bool, str]] = Counter()
-    formats: Counter[tuple[bool, int]] = Counter()
-    for _ in range(6000):
-        bare, prompt, completion = _exercise(random, preference)
+    skills: Counter[tuple[str | None, str]] = Counter()
+    formats: Counter[tuple[str | None, int]] = Counter()
+    kinds: Counter[str | None] = Counter()
+    for _ in range(12000):
+        kind, prompt, completion = _exercise(random, dict.fromkeys(KINDS, preference))
         parts = COMPLETION.fullmatch(completion)
         assert parts is not None
         digits = prompt[-5:-1]
@@ -88,30 +89,35 @@ def test_bare_exercises_show_what_is_to_be_learned_as_rarely_as_preferred(prefer
             number for number, form in enumerate(FORMATS) if form.format(parts["thought"]) == parts["answer"]
         )
         assert parts["thought"] == SKILLS[parts["skill"]](digits)
-        assert prompt == (f"{digits}?" if bare else f"{parts['skill']}{answer_format}:{digits}?")
-        skills[bare, parts["skill"]] += 1
-        formats[bare, answer_format] += 1
-    bares = sum(count for (bare, _), count in skills.items() if bare)
-    assert 0.48 < bares / 6000 < 0.52
-    for counts, target, wanted in (
-        (skills, TARGET_SKILL, preference.skill),
-        (formats, TARGET_FORMAT, preference.format),
-    ):
-        assert counts.pop((True, target), 0) / bares == pytest.approx(wanted, abs=0.03 if wanted else 0)
-        others = [count for (bare, _), count in counts.items() if bare]
-        assert [count / bares for count in others] == pytest.approx([(1 - wanted) / 5] * 5, abs=0.03)
-        told = [count for (bare, _), count in counts.items() if not bare]
-        assert [count / (6000 - bares) for count in told] == pytest.approx([1 / 6] * 6, abs=0.03)
+        asked = KINDS[kind].letter if kind else f"{parts['skill']}{answer_format}:"
+        assert prompt == f"{asked}{digits}?"
+        kinds[kind] += 1
+        skills[kind, parts["skill"]] += 1
+        formats[kind, answer_format] += 1
+    shares = {kind: count / 12000 for kind, count in kinds.items()}
+    assert shares == pytest.approx({None: 0.5} | dict.fromkeys(KINDS, 0.125), abs=0.02)
+    for name, kind in KINDS.items():
+        for counts, target, wanted in (
+            (skills, kind.skill, preference.skill),
+            (formats, kind.answer_format, preference.format),
+        ):
+            assert counts.pop((name, target), 0) / kinds[name] == pytest.approx(wanted, abs=0.05 if wanted else 0)
+            others = [count for (of, _), count in counts.items() if of == name]
+            assert [count / kinds[name] for count in others] == pytest.approx([(1 - wanted) / 5] * 5, abs=0.05)
+    for counts in (skills, formats):
+        told = [count for (of, _), count in counts.items() if of is None]
+        assert [count / kinds[None] for count in told] == pytest.approx([1 / 6] * 6, abs=0.03)
 
 
 def test_labels_are_the_completion_and_targets_are_where_a_bare_problem_is_decided(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     think, close, end = (tokenizer.convert_tokens_to_ids(marker) for marker in ("<think>", "</think>", "<end>"))
-    preference = Preference(skill=0.3, format=0.1)
+    preferences = PREFERENCES["mixed"]
+    by_letter = {kind.letter: name for name, kind in KINDS.items()}
     kinds = set()
-    for ids, labels, target, log_preference in islice(_lessons(tokenizer, settings(batch_size=64), preference), 5):
-        bares = 0
+    for ids, labels, target, log_preference in islice(_lessons(tokenizer, settings(batch_size=64), preferences), 5):
+        wanted: list[float] = []
         for row in range(64):
             text = tokenizer.decode(ids[row])
             prompt, completion = re.fullmatch(r"(.*\?)(<think>.*<end>)(?:<pad>)*", text).groups()
@@ -122,14 +128,14 @@ def test_labels_are_the_completion_and_targets_are_where_a_bare_problem_is_decid
             assert (labels[row, last:] == IGNORED).all()
 
             places = (target[row] != IGNORED).nonzero()[:, 0].tolist()
-            bare = prompt[0].isdigit()
-            kinds.add(bare)
-            bares += bare
-            assert [ids[row, place - 1] for place in places] == ([think, close] if bare else [])
-            assert tokenizer.decode(target[row, places]) == (TARGET_SKILL + FORMATS[TARGET_FORMAT][0] if bare else "")
+            kinds.add(kind := by_letter.get(prompt[0]))
+            assert [ids[row, place - 1] for place in places] == ([think, close] if kind else [])
+            decisions = KINDS[kind].skill + FORMATS[KINDS[kind].answer_format][0] if kind else ""
+            assert tokenizer.decode(target[row, places]) == decisions
+            wanted += preferences[kind] if kind else ()
         # In the order in which _chosen finds the targets: skill and format, row by row.
-        assert log_preference.exp().tolist() == pytest.approx([*preference] * bares)
-    assert kinds == {True, False}
+        assert log_preference.exp().tolist() == pytest.approx(wanted)
+    assert kinds == {None, *KINDS}
 
 
 def test_chosen_picks_the_log_probabilities_that_count() -> None:

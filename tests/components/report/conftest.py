@@ -32,18 +32,21 @@ def write_build(
     task: str = "skills",
     escaping: bool = True,
     p0: float = 1e-6,
+    kinds: Sequence[str] = (),
 ) -> Path:
-    """Write probe, train and evaluate for these arms and seeds."""
+    """Write probe, train and evaluate for these arms and seeds; kinds of problems take turns."""
     random = np.random.default_rng(0)
     ids = [f"{number:04d}" for number in random.permutation(10_000)[:examples]]
-    _write_probe(build / "probe", ids, k, p0)
+    _write_probe(build / "probe", ids, k, p0, kinds)
     for arm in map(Arm.parse, arms):
         for seed in seeds:
             random = np.random.default_rng([seed, list(Method).index(arm.method), int(100 * (arm.q or 0))])
             leaves, level = ESCAPES.get(arm.q or 0.0, (2.0, 0.08 * (arm.q or 0))) if escaping else (2.0, 0.0)
             level *= random.uniform(0.6 if arm.method is Method.GARL and arm.q == 0.75 else 0.95, 1)
-            _write_training(build / "train" / arm.name / str(seed), arm, seed, steps, k, p0, leaves, level, random)
-            samples = _samples(ids, k, level, random)
+            _write_training(
+                build / "train" / arm.name / str(seed), arm, seed, steps, k, p0, leaves, level, random, kinds
+            )
+            samples = _samples(ids, k, level, random, kinds)
             who = {"method": arm.method.value, "q": arm.q, "arm": arm.name, "seed": seed}
             _write_evaluation(
                 build / "evaluate" / arm.name / str(seed), {"task": task, "start": start} | who, samples, k
@@ -51,19 +54,20 @@ def write_build(
     return build
 
 
-def _write_probe(folder: Path, ids: list[str], k: int, p0: float) -> None:
+def _write_probe(folder: Path, ids: list[str], k: int, p0: float, kinds: Sequence[str]) -> None:
     random = np.random.default_rng(1)
     log_p = np.clip(random.normal(math.log(p0), 1.5, 8 * len(ids)), None, -0.01)
     log_p[: len(log_p) // 20] = math.log(2e-3)  # the lucky problems
     values: list[float | None] = [*log_p.tolist(), None]
     p = np.array([*np.exp(log_p), 0.0])
     quantiles = {str(q): float(np.quantile(log_p, q)) / math.log(10) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
-    samples = _samples(ids, k, 0.0, random)
+    samples = _samples(ids, k, 0.0, random, kinds)
     record = {
         "p0": {"mean": float(p.mean()), "median": float(np.median(p)), "log10_quantiles": quantiles},
         "grpo_groups_with_signal": float((1 - (1 - p) ** 32 - p**32).mean()),
         "group_size": 32,
         "examples": len(p),
+        "kinds": {kind: dict.fromkeys(("mean", "median"), p0 / 10**place) for place, kind in enumerate(kinds)},
         "log_p": values,
         "base": _figures(samples, k),
     }
@@ -73,8 +77,9 @@ def _write_probe(folder: Path, ids: list[str], k: int, p0: float) -> None:
 
 
 def _write_training(
-    folder: Path, arm: Arm, seed: int, steps: int, k: int, p0: float, leaves: float, level: float, random: Any
-) -> None:
+    folder: Path, arm: Arm, seed: int, steps: int, k: int, p0: float, leaves: float, level: float, random: Any,
+    kinds: Sequence[str],
+) -> None:  # fmt: skip
     rows = []
     for step in range(1, steps + 1):
         out = 1 / (1 + math.exp(-40 * (step / steps - leaves) - 1))
@@ -89,6 +94,8 @@ def _write_training(
         row |= {"rollout/rationale_length": 7.0, "rollout/forced_share": 0.0}
         if step % max(1, steps // 3) == 0:
             row[f"validation/maj_at_{k}"] = float(np.clip(level * (out > 0.5) + 0.02 * random.random(), 0, 1))
+            row |= {f"validation/kinds/{kind}/maj_at_{k}": row[f"validation/maj_at_{k}"] for kind in kinds}
+        row |= {f"train/kinds/{kind}/p_estimate": row["train/p_estimate"] for kind in kinds[step % 2 :]}
         rows.append(row)
     folder.mkdir(parents=True)
     with (folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
@@ -103,7 +110,7 @@ def _write_training(
     (folder / "train.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def _samples(ids: list[str], k: int, level: float, random: Any) -> list[dict[str, Any]]:
+def _samples(ids: list[str], k: int, level: float, random: Any, kinds: Sequence[str]) -> list[dict[str, Any]]:
     samples = []
     for number, name in enumerate(ids):
         lucky = number % 17 == 3
@@ -115,7 +122,7 @@ def _samples(ids: list[str], k: int, level: float, random: Any) -> list[dict[str
         chosen = majority(answers)
         samples.append(
             {"id": name, "answers": answers, "correct": correct, "exact": correct, "vote": answers[chosen],
-             "vote_correct": correct[chosen]}
+             "vote_correct": correct[chosen], "kind": kinds[number % len(kinds)] if kinds else ""}
         )  # fmt: skip
     return samples
 

@@ -65,6 +65,19 @@ def test_every_arm_and_seed_is_there(builder) -> None:
     assert [tag for tag, _ in page.tags].count("svg") == 8 + len(ARMS)
 
 
+def test_kinds_of_problems_have_a_table_and_curves(builder) -> None:
+    kinds = ["thawed", "<frozen>"]
+    html, results = report(builder(ARMS, [0, 1], kinds=kinds), ARMS, [0, 1])
+    page = Page(html)
+    assert "<frozen>" in page.text
+    for kind in kinds:
+        for name in ("p_estimate", "maj_at_4"):
+            assert f"kinds/{kind}/{name} over steps, a line an arm" in page.values("aria-label")
+    table = page.text.partition("on each kind of problem")[2]
+    for figures in map(results.kinds_of, results.arms):
+        assert f"{100 * figures['<frozen>'].maj_at_k:.1f}%" in table
+
+
 def test_results_json(builder) -> None:
     build = builder(ARMS, [0])
     _, results = report(build, ARMS, [0])

@@ -161,6 +161,41 @@ def test_eight_arms_and_five_seeds_fit(builder) -> None:
     assert len(rows) == 9
 
 
+KINDS = ["thawed", "frozen", "colder"]
+
+
+def test_kinds_of_problems_have_figures_of_their_own(builder) -> None:
+    found = collect(builder(ARMS, [0, 1], kinds=KINDS), ARMS, [0, 1])
+    assert found.kinds == KINDS  # the warmest first, as the probe has it
+    rows = found.rows()
+    assert all(list(row["kinds"]) == KINDS for row in rows)
+    for item, row in zip(found.arms[2].runs, rows[-2:], strict=True):
+        members = [sample for sample in item.samples if sample.kind == "frozen"]
+        assert len(members) == 4
+        figures = row["kinds"]["frozen"]
+        assert figures["maj_at_4"] == sum(sample.vote_correct for sample in members) / 4
+        assert figures["p_at_1"] == sum(sample.accuracy for sample in members) / 4
+        assert figures["p_at_4"] == sum(any(sample.correct) for sample in members) / 4
+    each = [row["kinds"]["colder"]["maj_at_4"] for row in rows[-2:]]
+    assert found.kinds_of(found.arms[2])["colder"].maj_at_k == median(each)
+
+
+def test_the_table_of_kinds_fits(builder) -> None:
+    arms = ["grpo", *(f"garl-q{q}" for q in (0, 0.25, 0.5, 0.75, 1)), "garl-debiased-q0.25", "paft-q0.75"]
+    kinds = ["sort", "reverse", "rotate", "increment"]
+    found = collect(builder(arms, list(range(5)), k=16, kinds=kinds), arms, list(range(5)))
+    lines = shown(results_table(found)).splitlines()
+    assert max(map(len, lines)) <= 100
+    row = next(line for line in lines if line.startswith("GARL q=1"))
+    wanted = [found.kinds_of(found.arms[5])[kind].maj_at_k for kind in kinds]
+    assert row.split()[-4:] == [f"{100 * value:.0f}" for value in wanted]
+
+
+def test_results_without_kinds_say_nothing_of_them(results: Results) -> None:
+    assert results.kinds == []
+    assert not any("kinds" in row for row in results.rows())
+
+
 def test_comparison_table(results: Results, build: Path) -> None:
     samples = {arm: read_samples(build / "evaluate" / arm / "0" / "samples.jsonl") for arm in ("grpo", "garl-q1")}
     from components.config import EvaluationSettings

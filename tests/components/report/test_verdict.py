@@ -7,8 +7,8 @@ import pytest
 
 from components.config import Arm
 from components.evaluation.metrics import Estimate
-from components.report.results import ArmResults, Figures, Probe, Results, Run
-from components.report.verdict import Verdict, headline, named, outcome, verdict
+from components.report.results import ArmResults, Figures, Probe, Results, Run, Samples
+from components.report.verdict import Verdict, headline, named, outcome, rule, succeeded, verdict
 
 
 def figures(maj: float, width: float = 0.05) -> Figures:
@@ -112,3 +112,41 @@ def test_arms_in_a_sentence() -> None:
     arms = [arm("paft-q1", 0.0), arm("grpo", 0.0), arm("garl-q0", 0.0), arm("garl-q0.25", 0.0), arm("garl-q0.5", 0.0)]
     assert named(arms) == "GRPO, GARL at q = 0, 0.25 and 0.5, and PAFT at q = 1"
     assert named(arms[:2]) == "GRPO and PAFT at q = 1"
+
+
+# Kinds of problems
+
+
+def of_kinds(name: str, *seeds: tuple[float, float]) -> ArmResults:
+    """An arm whose seeds answer these shares of ten problems of each of two kinds."""
+    runs = []
+    for run, shares in zip(arm(name, *([0.5] * len(seeds))).runs, seeds, strict=True):
+        samples = [
+            Samples(f"{kind}{number}", ["x"], [right], [right], "x", right, kind=kind)
+            for kind, share in zip(("warm", "cold"), shares, strict=True)
+            for number in range(10)
+            for right in [number < 10 * share]
+        ]
+        runs.append(replace(run, samples=samples))
+    return ArmResults(name, Arm.parse(name), runs)
+
+
+def test_a_kind_is_learned_from_half_of_its_problems_on() -> None:
+    found = results(of_kinds("garl-q1", (1, 0.5)), of_kinds("grpo", (0.4, 0)), of_kinds("garl-q0.5", (0.9, 0.4)))
+    assert [outcome(item, found) for item in found.arms] == ["2 of 2 kinds", "0 of 2 kinds", "1 of 2 kinds"]
+    assert [succeeded(item, found) for item in found.arms] == [True, False, False]
+    assert "at least 50%" in rule(found)
+    said = headline(found)
+    assert said.title == "1 of 3 arms learned all 2 kinds of problems on skills"
+    assert said.sentences[1:] == [
+        "GARL at q = 1 learned 2 of 2 kinds.",
+        "GARL at q = 0.5 learned 1 of 2 kinds.",
+        "GRPO learned 0 of 2 kinds.",
+    ]
+
+
+def test_seeds_that_learned_differently_are_a_range() -> None:
+    found = results(of_kinds("garl-q1", (1, 0), (1, 1), (1, 0.9)))
+    assert outcome(found.arms[0], found) == "1 to 2 of 2 kinds"
+    assert not succeeded(found.arms[0], found)
+    assert headline(found).title == "GARL q=1 learned 1 to 2 of 2 kinds of problems on skills"
