@@ -1,6 +1,7 @@
 """The command line: what a user gets wrong is one sentence and the exit status 2, and nothing is begun."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,9 @@ def test_a_damaged_line_of_a_users_own_data_is_named_by_its_number(folder: Path,
         (data / f"{split}.jsonl").write_text(lines[0].replace("+", split) + "\n")
     (data / "train.jsonl").write_text("\n".join([*lines[:4], lines[4][:20], *lines[5:]]) + "\n")
     before = files(folder)
-    said = sentence(thaw(folder, *command, "--set", "task.name=jsonl", "--set", "task.path=mine"))
+    said = sentence(
+        thaw(folder, *command, "--set", "task.name=jsonl", "--set", "task.start=cold", "--set", "task.path=mine")
+    )
     assert "mine/train.jsonl:5: broken JSON" in said
     assert files(folder) == before
 
@@ -196,9 +199,17 @@ def test_data_of_other_settings_is_refused(swept: Swept, thaw: Thaw, tmp_path: P
 
 
 @pytest.mark.slow
-def test_compare_shows_every_registered_checkpoint_or_the_named_ones(swept: Swept, thaw: Thaw):
+def test_compare_shows_the_last_of_every_arm_or_all_or_the_named_ones(swept: Swept, thaw: Thaw):
     said = thaw(swept.project.folder, "compare")
     assert said.status == 0
+    shown = [line for line in said.out.splitlines() if "thaw-skills/" in line]
+    records = [swept.json(f"train/{arm}/0/train.json") for arm in ("grpo", "garl-q0.75", "paft-q0.75")]
+    assert {re.search(r"thaw-skills/\d+", line)[0] for line in shown} == {  # the evaluated ones; one of them is best
+        f"thaw-skills/{record['model_version']}" for record in records
+    }
+    assert sum("@best" in line for line in shown) == 1
+    assert "9 more with --all" in said.out
+    said = thaw(swept.project.folder, "compare", "--all")
     assert said.out.count("thaw-skills/") == 12
     assert "maj@4" in said.out
     said = thaw(swept.project.folder, "compare", "thaw-skills/1", "thaw-skills/12")

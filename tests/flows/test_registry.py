@@ -89,7 +89,7 @@ def test_the_sweep_keeps_its_report_and_its_lock_with_its_run(swept: Swept):
     with sqlite3.connect(swept.project.prefect / "prefect.db") as database:
         shown = database.execute("SELECT key, data FROM artifact").fetchall()
     # Sweeps of copies, in other tests, go on with the same MLflow run.
-    assert {key for key, data in shown if sweep in data} == {"sweep-report"}
+    assert {key for key, data in shown if sweep in str(data)} == {"sweep-report"}
     tables = [json.loads(json.loads(data)) for key, data in shown if key == "sweep-results"]
     assert swept.json("report/results.json") in tables
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from components.data.digest import dvc_md5
+from components.data.skills import KINDS
 from components.tracking.version import Version
 from tasks.build import Build
 from tests.flows.conftest import Swept
@@ -114,7 +115,7 @@ def test_the_arms_are_children_of_one_run_and_end_well(swept: Swept):
     client = swept.project.tracker().store.client
     runs = [client.get_run(swept.json(f"train/{arm}/0/train.json")["mlflow_run_id"]) for arm in ARMS]
     [parent] = {run.data.tags["mlflow.parentRunId"] for run in runs}
-    assert client.get_run(parent).info.run_name == "skills-cold"
+    assert client.get_run(parent).info.run_name == "skills-mixed"
     assert [run.info.run_name for run in runs] == [f"{arm}-seed0" for arm in ARMS]
     for run in runs:
         assert run.info.status == "FINISHED"
@@ -141,6 +142,7 @@ def test_results_json_tells_what_comparisons_need(swept: Swept):
         for figure in ("p_at_1", "p_at_4", "maj_at_4"):
             low, high = row[f"{figure}_interval"]
             assert 0 <= low <= row[figure] <= high <= 1
+    assert all(row["kinds"] and row["kinds"].keys() <= set(KINDS) for row in rows)
     for row in rows[1:]:
         record = swept.json(f"train/{row['arm']}/0/train.json")
         assert row["seed"] == 0

@@ -191,8 +191,8 @@ def test_both_engines_sample_the_same_kinds_of_rollouts(
 def test_both_engines_have_the_same_majorities(
     vllm: VllmEngine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """maj@16, where the right answer is the most frequent of 64 samples: near one half, so that a difference shows."""
-    problems = [ids(tokenizer, f"s{i % 6}:{1000 + 37 * i}?") for i in range(150)]
+    """maj@16, where the right answer is the most frequent of 64 samples: not always, so that a difference shows."""
+    problems = [ids(tokenizer, f"w{1000 + 37 * i}?") for i in range(150)]
     transformers = TransformersEngine(policy, vllm.markers, batch_rollouts=20_000)
     gold = votes(transformers, problems, 64, seed=0)
     maj = []
@@ -204,9 +204,9 @@ def test_both_engines_have_the_same_majorities(
 
 
 def votes(engine: RolloutEngine, problems: Sequence[Sequence[int]], n: int, seed: int) -> list[tuple[int, ...]]:
-    """Of each problem the first two ids of the answer that most of n samples begin with."""
+    """Of each problem the id that most of n samples begin their answer with."""
     groups = engine.generate(problems, n, replace(SAMPLING, seed=seed))
-    return [Counter(rollout.answer_ids[:2] for rollout in group).most_common(1)[0][0] for group in groups]
+    return [Counter(rollout.answer_ids[:1] for rollout in group).most_common(1)[0][0] for group in groups]
 
 
 # The budget

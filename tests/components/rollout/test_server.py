@@ -28,7 +28,7 @@ from tests.components.rollout.conftest import worst_error
 pytestmark = pytest.mark.slow
 
 SAMPLING = Sampling(max_new_tokens=14, answer_reserve=6, seed=1)
-PROMPTS = [(51, 49, 52, 50, 63), (55, 63), (48, 63) * 70]  # the last one fills a block of the prefix cache
+PROMPTS = [(119, 51, 49, 52, 50, 63), (55, 63), (48, 63) * 70]  # the last one fills a block of the prefix cache
 TOLERANCE = 1e-4  # nats
 
 

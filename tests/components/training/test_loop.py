@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from components.config import Arm, Settings
 from components.data.prepare import load_split
-from components.data.skills import answer
+from components.data.skills import KINDS, gold_answer
 from components.errors import UserError
 from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
@@ -254,8 +254,10 @@ def test_grpo_rewards_the_exact_answer_of_a_turn_that_ended(
         return [[rewrite(member, item) for member, item in enumerate(group)] for group in groups]
 
     def rewrite(member: int, item: Rollout) -> Rollout:
-        digits = tokenizer.decode(item.prompt_ids).removesuffix("?")
-        text = [answer(digits), answer(digits), answer(digits, "s", 1), f" {answer(digits)} "][member]
+        letter, *digits = tokenizer.decode(item.prompt_ids).removesuffix("?")
+        kind = next(name for name, kind in KINDS.items() if kind.letter == letter)
+        right, other = (gold_answer("".join(digits), name) for name in (kind, "sort" if kind != "sort" else "reverse"))
+        text = [right, right, other, f" {right} "][member]
         ids = tuple(tokenizer(text + "<end>")["input_ids"])
         logprobs = (*item.logprobs[: len(item.rationale_ids)], *([0.0] * len(ids)))
         reason = "length" if member == 1 else "stop"
@@ -323,7 +325,7 @@ def test_a_finished_run_is_not_run_again(
     with pytest.raises(UserError, match=r"seed: 0 there, 1 now"):
         experiment.train(reference.out, reference.tracker, seed=1)
     changed = replace(experiment, settings=small_settings("train.learning_rate=0.5"))
-    with pytest.raises(UserError, match=r"settings\.train\.learning_rate: 0\.001 there, 0\.5 now"):
+    with pytest.raises(UserError, match=r"settings\.train\.learning_rate: 0\.0005 there, 0\.5 now"):
         changed.train(reference.out, reference.tracker)
 
 
