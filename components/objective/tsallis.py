@@ -8,6 +8,7 @@ Source: Lin & Ie (2026), https://arxiv.org/abs/2604.25907v1; equations and theor
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,12 @@ def check_commitment(q: float) -> None:
     """Raise a ValueError unless q lies in [0, 1]."""
     if not 0 <= q <= 1:
         raise ValueError(f"q = {q:g} lies outside [0, 1]; 0 is RL, 1 is marginal likelihood.")
+
+
+def check_target(target: float) -> None:
+    """Raise a ValueError unless target lies strictly between 0 and 1."""
+    if not 0 < target < 1:
+        raise ValueError(f"target = {target:g} lies outside (0, 1); choose a success probability such as 0.5.")
 
 
 def check_log_weights(values: Tensor, name: str) -> None:
@@ -60,7 +67,8 @@ def loss(log_p: Tensor | float, q: float) -> Tensor:
         q: the commitment.
 
     Returns:
-        The shape of log_p, differentiable in it; an impossible answer costs 1/(1-q), and inf at q = 1.
+        The shape of log_p, differentiable in it to rounding, however small P is; an impossible answer costs 1/(1-q),
+        and inf at q = 1.
 
     Raises:
         ValueError: q outside [0, 1]; log_p NaN or +inf.
@@ -116,8 +124,7 @@ def escape_time(log_p0: Tensor | float, q: float, target: float = 0.5) -> Tensor
     Raises:
         ValueError: q outside [0, 1]; target outside (0, 1); log_p0 NaN or +inf.
     """
-    if not 0 < target < 1:
-        raise ValueError(f"target = {target:g} lies outside (0, 1); choose a success probability such as 0.5.")
+    check_target(target)
     log_p0 = _log_probability(log_p0, q).clamp(max=0)
     stop = math.log(target) - math.log1p(-target)
     start = (log_p0 - torch.log(-torch.expm1(log_p0))).clamp(max=stop)
@@ -212,7 +219,21 @@ def _power(log_u: Tensor, exponent: float) -> Tensor:
 
 def _integral_of_exp(rate: float, x: Tensor) -> Tensor:
     """The integral of e^(rate s) for s from 0 to x."""
-    return torch.expm1(rate * x) / rate if rate else x
+    return _Expm1.apply(rate * x) / rate if rate else x
+
+
+class _Expm1(torch.autograd.Function):
+    """e^x - 1. PyTorch's own takes the gradient e^x back from the value, where nothing is left of it below 1e-16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.expm1(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad[0] * torch.exp(x)
 
 
 def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
