@@ -12,17 +12,27 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import UserError
+from components.objective.commitment import Commitment, Course
 
 
 class Method(StrEnum):
     """The estimators, by the names used in arm names, MLflow tags and reports."""
 
     GRPO = "grpo"
+    DR_GRPO = "dr-grpo"
+    RLOO = "rloo"
+    MAXRL = "maxrl"
+    STAR = "star"
     GARL = "garl"
     GARL_PLUGIN = "garl-plugin"
     GARL_DEBIASED = "garl-debiased"
+    GARL_SCORE = "garl-score"  # without the gradient of the answer
     PAFT = "paft"
+    GARL_PAFT = "garl-paft"  # GARL, then PAFT from where training turns unstable
 
+
+# They learn from the rewards of sampled answers and have no commitment; all others score the gold answer.
+OF_REWARDS = frozenset({Method.GRPO, Method.DR_GRPO, Method.RLOO, Method.MAXRL, Method.STAR})
 
 # Published methods that are one point of the continuum (method.md of the paper's Section on special cases).
 SPECIAL_CASES = {
@@ -32,23 +42,25 @@ SPECIAL_CASES = {
     "em": "paft-q1",
 }
 
-ARM_PATTERN = re.compile(r"(?P<method>[a-z-]+?)(?:-q(?P<q>[0-9.]+))?")
+ARM_PATTERN = re.compile(r"(?P<method>[a-z-]+?)(?:-q(?P<q>[0-9a-z.-]+))?")
 
 
 class Arm(BaseModel):
-    """One column of the sweep: an estimator and its commitment q (None for GRPO, which has none)."""
+    """One column of the sweep: an estimator and its commitment, None for those that learn from rewards."""
 
     model_config = ConfigDict(frozen=True)
 
     method: Method
-    q: float | None
+    commitment: Commitment | None
 
     @classmethod
     def parse(cls, name: str) -> "Arm":
-        """Read an arm's name: `grpo`, `garl-q0.75`, `garl-debiased-q1`, `paft-q0.75`, or a special case such as `iwae`.
+        """Read an arm's name: `grpo`, `garl-q0.75`, `paft-q1to0`, `garl-qadaptive`, or a special case such as `iwae`.
+
+        `Commitment` has the forms of q.
 
         Raises:
-            UserError: the name is not of that form, its method is unknown, or q lies outside [0, 1].
+            UserError: the name is not of that form, its method is unknown, or q is no commitment that it can have.
         """
         match = ARM_PATTERN.fullmatch(SPECIAL_CASES.get(name, name))
         methods = [method.value for method in Method]
@@ -56,26 +68,43 @@ class Arm(BaseModel):
             known = ", ".join([*methods, *SPECIAL_CASES])
             raise UserError(f"arm '{name}' names no known method; write METHOD-qQ (garl-q0.75) with one of: {known}.")
         method = Method(match["method"])
-        if method is Method.GRPO:
+        if method in OF_REWARDS:
             if match["q"] is not None:
-                raise UserError(f"arm '{name}': GRPO has no commitment q; write plain 'grpo'.")
-            return cls(method=method, q=None)
+                raise UserError(f"arm '{name}': {method} has no commitment q; write plain '{method}'.")
+            return cls(method=method, commitment=None)
+        if match["q"] is None:
+            raise UserError(f"arm '{name}' needs a commitment q between 0 and 1, as in {method}-q0.75.")
         try:
-            q = float(match["q"] or "")
-        except ValueError:
-            raise UserError(f"arm '{name}' needs a commitment q between 0 and 1, as in {method}-q0.75.") from None
-        if not 0 <= q <= 1:
-            raise UserError(f"arm '{name}': q = {q:g} lies outside [0, 1]; 0 is RL, 1 is marginal likelihood.")
-        return cls(method=method, q=q)
+            commitment = Commitment.parse(match["q"])
+        except ValueError as error:
+            raise UserError(f"arm '{name}': {error}") from None
+        if commitment.course is Course.EACH and method is not Method.GARL:
+            raise UserError(f"arm '{name}': each example has its own q in plain GARL alone; write garl-qeach.")
+        return cls(method=method, commitment=commitment)
+
+    @property
+    def q(self) -> float | None:
+        """The commitment where it is one number; None where it moves, or there is none."""
+        return self.commitment and self.commitment.fixed
+
+    @property
+    def q_text(self) -> str | None:
+        """The commitment as the arm's name has it: 0.75, 1to0, adaptive."""
+        return self.commitment and str(self.commitment)
+
+    @property
+    def q_recorded(self) -> float | str | None:
+        """The commitment in records of runs: a number where it is one, else as the arm's name has it."""
+        return self.q_text if self.q is None else self.q
 
     @property
     def name(self) -> str:
-        return self.method.value if self.q is None else f"{self.method.value}-q{self.q:g}"
+        return self.method.value if self.commitment is None else f"{self.method.value}-q{self.commitment}"
 
     @property
     def samples_answers(self) -> bool:
-        """Whether training needs sampled answers (GRPO) or only rationales, whose gold answer is scored."""
-        return self.method is Method.GRPO
+        """Whether training needs sampled answers or only rationales, whose gold answer is scored."""
+        return self.method in OF_REWARDS
 
 
 def _arm_name(name: str) -> str:
@@ -213,6 +242,8 @@ class ProbeSettings(Section):
     """The cold-start probe."""
 
     examples: Positive  # training examples whose P is estimated
+    look_ahead: Annotated[int, Field(ge=0)]  # optimizer steps of each arm, from the base model; 0 for none
+    held_out: Positive  # validation examples whose log P tells what they did
 
 
 class EvaluationSettings(Section):
@@ -311,7 +342,10 @@ def check_group_size(arm: Arm, group_size: int, baseline: bool) -> None:
     Raises:
         ValueError: the estimator compares a rollout with the others of its group, and there are none.
     """
-    compares = arm.method in (Method.GRPO, Method.GARL_DEBIASED) or (arm.method is Method.GARL and baseline)
+    always = (OF_REWARDS - {Method.STAR}) | {Method.GARL_DEBIASED}
+    with_baseline = {Method.GARL, Method.GARL_SCORE, Method.GARL_PAFT}
+    each = arm.commitment is not None and arm.commitment.course is Course.EACH
+    compares = arm.method in always or each or (arm.method in with_baseline and baseline)
     if compares and group_size < 2:
         raise ValueError(
             f"rollout.group_size = 1, but arm '{arm.name}' compares each rollout with the others of its group;"

@@ -103,7 +103,7 @@ def _describe(settings: Settings, trained: dict[str, Any] | None) -> dict[str, A
     described: dict[str, Any] = {"task": settings.task.name, "start": settings.task.start}
     if trained is not None:
         arm = Arm.parse(trained["arm"])
-        described |= {"arm": arm.name, "method": arm.method.value, "q": arm.q, "seed": trained["seed"]}
+        described |= {"arm": arm.name, "method": arm.method.value, "q": arm.q_recorded, "seed": trained["seed"]}
     return described
 
 

@@ -5,7 +5,7 @@ one weighted log-likelihood, the same for all of them:
 
     gradient estimate = - mean over m of [ score_m * grad log p(z_m given x*) + path_m * grad log p(y given x*, z_m) ]
 
-with y the gold answer y* for GARL and PAFT, and the sampled answer for GRPO.
+with y the gold answer y* for GARL and PAFT here, and the sampled answer for the estimators of `rewards`.
 
 log w_m = log p(y* given x*, z_m), in nats, is a sum over answer tokens: -800 is common. So every coefficient is the
 exponential of a difference of logs, in float64, and one convention covers the rest: a weight of exactly zero
@@ -14,19 +14,18 @@ exponential of a difference of logs, in float64, and one convention covers the r
 Sources: Lin & Ie (2026), https://arxiv.org/abs/2604.25907v1, whose equations and algorithms are quoted by number; the
 debiased form is the delete-one jackknife (Quenouille, 1956, Biometrika 43), which Nowozin, "Debiasing Evidence
 Approximations" (ICLR 2018, https://openreview.net/forum?id=HyZoi-WRb), applies to the bounds of importance-weighted
-autoencoders, q = 1; GRPO is Shao et al. (2024), https://arxiv.org/abs/2402.03300.
+autoencoders, q = 1.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from components.objective.commitment import ATTENUATION
 from components.objective.tsallis import check_commitment, check_log_weights
-
-# TRL's GRPOTrainer adds it to the standard deviation of a group's rewards.
-GRPO_EPSILON = 1e-4
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,19 @@ class Coefficients:
     def carries_gradient(self) -> Tensor:
         """[groups] bool: False where every coefficient is zero, so the group can be skipped (and should be counted)."""
         return ((self.score != 0) | (self.path != 0)).any(-1)
+
+    @property
+    def score_only(self) -> "Coefficients":
+        """An ablation: without the answer's gradient, path = 0.
+
+        Of GARL that leaves RL with the likelihood of the gold answer as the reward: it follows the part of the gradient
+        that goes through the rationales alone, E[score_m grad log p(z_m)], and teaches no rationale its answer.
+        """
+        return Coefficients(self.score, torch.zeros_like(self.path))
+
+    def scaled(self, factor: float) -> "Coefficients":
+        """Both times a factor, which rescales the step alone."""
+        return Coefficients(self.score * factor, self.path * factor)
 
 
 def garl(
@@ -71,9 +83,9 @@ def garl(
     """
     log_w = _log_weights(log_w, q)
     if baseline:
-        _check_pairs(log_w, "the leave-one-out baseline", "turn the baseline off")
+        check_pairs(log_w, "the leave-one-out baseline", "turn the baseline off")
     if debias:
-        _check_pairs(log_w, "debiased GARL", "turn debias off")
+        check_pairs(log_w, "debiased GARL", "turn debias off")
     size = log_w.shape[-1]
     path = _quotient(log_w, q, _log_mean(log_w))
     if debias:
@@ -83,8 +95,44 @@ def garl(
     if baseline:
         log_loo = _leave_one_out_log_mean(log_w)
         score = path - _quotient(log_loo, q, log_loo)
-    scale = size**-q if normalize else 1.0
-    return Coefficients(score * scale, path * scale)
+    return Coefficients(score, path).scaled(size**-q if normalize else 1.0)
+
+
+def garl_each(log_w: Tensor, *, baseline: bool = True, normalize: bool = True) -> Coefficients:
+    """GARL where each example has a commitment of its own, q(P) of `commitment.adaptive`; not in the paper.
+
+    The others of its group decide rollout m's commitment, q_m = q(w_loo(m)): path_m = w_m / w_bar^(q_m), and score_m =
+    path_m - w_loo(m)^(1 - q_m) with the baseline.
+
+    Its expectation: given the others, q_m is a number. So the baseline, which they decide too, is a constant and
+    changes no expectation, E[grad log p(z_m)] being 0; and rollout m's part is that of plug-in GARL at q_m. All M parts
+    are alike, hence the expectation is the mean, over M - 1 rollouts, of plug-in GARL's last part at the q that these
+    have. Both w_bar and w_loo(m) lie around P with a variance of O(1/M), so the bias against the gradient at q(P) is
+    O(1/M), as that of plug-in GARL; but O(M^(-1/2)) at P = ATTENUATION itself, where q(P) has its kink.
+
+    Args:
+        log_w: [groups, M] log-likelihood weights, finite or -inf.
+        baseline: as in garl.
+        normalize: divide by M, as garl does at q = 1; the same for all examples, so that it only rescales the step.
+
+    Returns:
+        Coefficients; zero for a group whose weights are all zero.
+
+    Raises:
+        ValueError: log_w NaN, +inf or not [groups, M]; M = 1.
+    """
+    log_w = _log_weights(log_w)
+    check_pairs(log_w, "a commitment for each example", "fix q")
+    log_loo = _leave_one_out_log_mean(log_w)
+    q = _adaptive(log_loo)
+    path = _quotient(log_w, q, _log_mean(log_w))
+    score = path - _quotient(log_loo, q, log_loo) if baseline else path
+    return Coefficients(score, path).scaled(1 / log_w.shape[-1] if normalize else 1.0)
+
+
+def each_commitment(log_w: Tensor) -> Tensor:
+    """q_m of garl_each, [groups, M]; arguments and errors as there."""
+    return _adaptive(leave_one_out_log_mean(log_w))
 
 
 def paft(
@@ -125,33 +173,8 @@ def paft(
     drawn = torch.multinomial(posterior, draws, replacement=True, generator=generator)
     counts = torch.zeros_like(log_w).scatter_add_(-1, drawn, torch.ones_like(drawn, dtype=log_w.dtype))
     log_w_bar = _log_mean(log_w)
-    scale = size**-q if normalize else 1.0
-    coefficient = _quotient(log_w_bar, q, log_w_bar) * size * counts / draws * scale
-    return Coefficients(coefficient, coefficient)
-
-
-def grpo(reward: Tensor) -> Coefficients:
-    """Group-relative policy optimisation: both coefficients are (r_m - mean r) / (std r + 1e-4).
-
-    The paper writes std without saying of what; this is the sample standard deviation (over M - 1), as in TRL's
-    GRPOTrainer, whose epsilon it also takes.
-
-    Args:
-        reward: [groups, M], of any type that converts to float64.
-
-    Returns:
-        Coefficients, for the sampled answer; exactly zero where all rewards of a group are equal.
-
-    Raises:
-        ValueError: a reward NaN or infinite; not [groups, M]; M = 1.
-    """
-    reward = _groups(reward, "reward")
-    if not bool(reward.isfinite().all()):
-        raise ValueError("reward holds NaN or an infinite value; rewards are finite numbers, such as 0 and 1.")
-    _check_pairs(reward, "GRPO's advantage", "choose another method")
-    reward = reward - reward[:, :1]  # changes nothing but rounding: equal rewards become exact zeros
-    advantage = (reward - reward.mean(-1, keepdim=True)) / (reward.std(-1, keepdim=True) + GRPO_EPSILON)
-    return Coefficients(advantage, advantage)
+    coefficient = _quotient(log_w_bar, q, log_w_bar) * size * counts / draws
+    return Coefficients(coefficient, coefficient).scaled(size**-q if normalize else 1.0)
 
 
 def rb_rloo(log_w: Tensor) -> Coefficients:
@@ -185,7 +208,7 @@ def leave_one_out_log_mean(log_w: Tensor) -> Tensor:
         ValueError: log_w NaN, +inf or not [groups, M]; M = 1.
     """
     log_w = _log_weights(log_w)
-    _check_pairs(log_w, "a leave-one-out mean", "do without it")
+    check_pairs(log_w, "a leave-one-out mean", "do without it")
     return _leave_one_out_log_mean(log_w)
 
 
@@ -201,28 +224,53 @@ def effective_reward(log_w: Tensor, q: float) -> Tensor:
     return garl(log_w, q, baseline=False).path
 
 
-def _groups(values: Tensor, name: str) -> Tensor:
+def amplification_bias(q: float, effective_samples: Sequence[float], size: int) -> float:
+    """How far w_bar^(-q) lies above P^(-q) on average, relative to it: q (q + 1) / 2 * Var(w) / (M P^2).
+
+    To first order in 1/M, from E f(w_bar) - f(P) = f''(P) Var(w_bar) / 2. Of the plug-in's bias it is the part that
+    the amplification alone brings. A group of effective sample size ess shows Var(w) = (M / ess - 1) P^2.
+
+    Args:
+        q: the commitment.
+        effective_samples: ess of some groups (effective_sample_size), each from 1 to M; at least one.
+        size: M.
+
+    Returns:
+        The mean over the groups.
+    """
+    check_commitment(q)
+    return q * (q + 1) / 2 * sum(1 / ess - 1 / size for ess in effective_samples) / len(effective_samples)
+
+
+def as_groups(values: Tensor, name: str) -> Tensor:
+    """Values of any type, [groups, M], as float64 without a graph; a ValueError names those of another shape."""
     values = values.detach().to(torch.float64)
     if values.ndim != 2 or values.shape[-1] == 0:
         raise ValueError(f"{name} has shape {list(values.shape)}; give [groups, M] with at least one rollout a group.")
     return values
 
 
-def _log_weights(log_w: Tensor, q: float = 0.0) -> Tensor:
-    check_commitment(q)
-    log_w = _groups(log_w, "log_w")
-    check_log_weights(log_w, "log_w")
-    return log_w
-
-
-def _check_pairs(values: Tensor, what: str, cure: str) -> None:
+def check_pairs(values: Tensor, what: str, cure: str) -> None:
+    """Raise a ValueError for groups of a single rollout, [groups, 1]."""
     if values.shape[-1] == 1:
         raise ValueError(f"M = 1: {what} compares rollouts, so raise the group size to 2 or more, or {cure}.")
 
 
-def _quotient(log_a: Tensor, q: float, log_b: Tensor) -> Tensor:
+def _log_weights(log_w: Tensor, q: float = 0.0) -> Tensor:
+    check_commitment(q)
+    log_w = as_groups(log_w, "log_w")
+    check_log_weights(log_w, "log_w")
+    return log_w
+
+
+def _quotient(log_a: Tensor, q: Tensor | float, log_b: Tensor) -> Tensor:
     """a / b^q from logs, 0 where a = 0: the one place where 0 / 0^q could arise."""
     return torch.exp(log_a - q * log_b).masked_fill(log_a == -math.inf, 0)
+
+
+def _adaptive(log_p: Tensor) -> Tensor:
+    """As commitment.adaptive, of tensors; 1 at log P = -inf."""
+    return 1 - math.log(ATTENUATION) / log_p.clamp(max=math.log(ATTENUATION))
 
 
 def _log_mean(log_w: Tensor) -> Tensor:

@@ -195,6 +195,10 @@ class Run:
         entry = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
         self._store.call(self._store.client.log_inputs, self.id, [entry])
 
+    def tag(self, key: str, value: str) -> None:
+        """Note something about the run; a second value of a key takes the place of the first."""
+        self._store.call(self._store.client.set_tag, self.id, key, value)
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file, or all files of a folder, with the run, in the artifact folder `folder` or on top."""
         client, call = self._store.client, self._store.call

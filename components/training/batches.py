@@ -14,7 +14,7 @@ from components.rollout.engine import Rollout
 class Group:
     """The rollouts of one example, ready to be scored and weighed.
 
-    answers: the answer scored behind each rationale: the gold one (GARL, PAFT), or the one that was sampled (GRPO).
+    answers: the answer scored behind each rationale: the gold one, or the one that was sampled.
     reward: 1 for each rollout whose sampled answer is exactly y*; None where no answer was sampled.
     example: the example's id. kind: what sort of question it is, or empty.
     place: of the example in its step, whichever process trains it; what is drawn for the group depends on it.

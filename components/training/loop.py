@@ -14,18 +14,15 @@ import torch
 
 from components.config import Arm, Settings
 from components.data.digest import dvc_md5
-from components.data.example import Example
 from components.data.prepare import example, load_split
 from components.errors import UserError
-from components.evaluation.answers import exact_match
 from components.evaluation.evaluate import evaluate
 from components.evaluation.metrics import Estimate
 from components.policy.model import Codec, load_model, load_tokenizer, save_policy
 from components.progress import progress, say
 from components.randomness import derive_seed, generator
-from components.rollout.engine import Rollout, RolloutEngine, Sampling
+from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine
-from components.rollout.sample import sample
 from components.tracking.runs import Run, Tracker
 from components.training.batches import Group
 from components.training.checkpoint import (
@@ -36,11 +33,14 @@ from components.training.checkpoint import (
     save_state,
     write_folder,
 )
+from components.training.groups import GroupSampler
 from components.training.ranks import Ranks, device
 from components.training.trainer import Trainer, UpdateReport, Weighed
+from components.training.turn import Turn
 from components.training.zero import start_ranks
 
 RECORD = "train.json"
+SWITCH_TAG = "thaw.switch.step-"  # with the step's number: what is done from there on, and why
 COLLAPSE = 0.1  # of the peak, at or below which validation counts as fallen to near zero
 NOT_OF_A_RUN = {"arms", "seeds", "probe", "promote", "sweep", "teaching"}  # settings that no run depends on
 
@@ -105,12 +105,14 @@ class _ArmRun:
         self.settings, self.arm, self.seed = settings, arm, seed
         self.data, self.base, self.out = data, base, out
         self.model_name = f"thaw-{settings.task.name}"
-        self.examples = load_split(data, "train")
         self.validation = [example(row) for row in load_split(data, "validation")]
         self.tokenizer = load_tokenizer(base)
         self.codec = Codec(self.tokenizer, settings.model, chat=settings.task.start == "warm")
         # DeepSpeed before the engine: in the other order vLLM would take the process group for its own.
         self.ranks = Ranks()
+        self.sampler = GroupSampler(
+            settings, arm, seed, load_split(data, "train"), self.codec, rank=self.ranks.rank, ranks=self.ranks.size
+        )
         policy = load_model(base, dtype=settings.model.dtype).to(device())
         self.trainer = Trainer(policy, arm, settings.train, seed=seed)
         # What is sampled from and saved: the trainer's own model, or a copy where its weights are sharded or adapted.
@@ -183,7 +185,7 @@ class _ArmRun:
         run = tracker.run(
             f"{self.arm.name}-seed{self.seed}",
             parent=parent,
-            params=identity | {"method": self.arm.method.value, "q": self.arm.q},
+            params=identity | {"method": self.arm.method.value, "q": self.arm.q_recorded},
             tags=self._tags(),
             resume=self.state.mlflow_run_id,
         )
@@ -196,7 +198,7 @@ class _ArmRun:
         """What runs and model versions are found and compared by."""
         return {
             "estimator": self.arm.method.value,
-            "q": "none" if self.arm.q is None else f"{self.arm.q:g}",
+            "q": self.arm.q_text or "none",
             "task": self.settings.task.name,
             "start": self.settings.task.start,
             "seed": str(self.seed),
@@ -205,29 +207,19 @@ class _ArmRun:
 
     def _step(self, engine: RolloutEngine, run: Run | None, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One step of training; what it measured, and how fast it was."""
-        rollout, group_size = self.settings.rollout, self.settings.rollout.group_size
         started = time.perf_counter()
         engine.load_weights(self._weights())
-        places = range(self.ranks.rank, self.settings.train.groups_per_step, self.ranks.size)
-        drawn = self._draw_examples(step)
-        examples = [drawn[place] for place in places]
-        sampling = Sampling(
-            max_new_tokens=rollout.max_new_tokens,
-            answer_reserve=rollout.answer_reserve,
-            seed=derive_seed(self.seed, "rollout", step),
-            answers=self.arm.samples_answers,
-            places=tuple(places),
-        )
-        rollouts = sample(engine, self.codec, examples, group_size, sampling)
-        engine.sleep()
+        groups = self.sampler.groups(engine, step)
         sampled = time.perf_counter()
-        groups = [self._group(*group) for group in zip(examples, rollouts, places, strict=True)]
-        report = self.trainer.update(groups, step)
-        metrics = report.metrics()
+        turn = self._turn(run, step)
+        report = self.trainer.update(groups, step, turn)
+        metrics = report.metrics() | turn.figures(self.arm, report.mean_log_p, self.state.curves)
         self._check_mismatch(metrics.get("mismatch/mean_abs", 0.0), step)
-        if run and rollout.table_every and step % rollout.table_every == 0:
+        every = self.settings.rollout.table_every
+        if run and every and step % every == 0:
             run.table(f"rollouts/step-{step + 1}", self._table(groups, report, step))
         finished = time.perf_counter()
+        rollouts = [group.rollouts for group in groups]
         everyone = [members for part in self.ranks.gather(rollouts) for members in part]
         tokens = sum(len(member.logprobs) for members in everyone for member in members)
         return metrics | _rollout_metrics(everyone), {
@@ -235,6 +227,14 @@ class _ArmRun:
             "speed/update_seconds": finished - sampled,
             "speed/tokens_per_second": tokens / (finished - started),
         }
+
+    def _turn(self, run: Run | None, step: int) -> Turn:
+        """What the arm does at a step; that it does something else from here on is said, and kept with the run."""
+        turn = Turn.at(self.arm, step, self.settings.train.steps, self.state.curves)
+        if run and turn.reason:
+            say(f"{self.arm.name} seed {self.seed}, step {step + 1}: {turn.method} from here on, for {turn.reason}")
+            run.tag(f"{SWITCH_TAG}{step + 1}", f"{turn.method}: {turn.reason}")
+        return turn
 
     def _check_mismatch(self, mean: float, step: int) -> None:
         """End a run whose sampler is not the trainer's model, before a checkpoint of it is written."""
@@ -273,29 +273,6 @@ class _ArmRun:
             "finish_reason": rollout.finish_reason,
             "forced": rollout.forced_end > 0,
         }
-
-    def _draw_examples(self, step: int) -> list[Example]:
-        """The examples of a step: every epoch is a new permutation of the training split."""
-        size, batch = len(self.examples), self.settings.train.groups_per_step
-        positions = range(step * batch, (step + 1) * batch)
-        epochs = {position // size for position in positions}
-        orders = {epoch: torch.randperm(size, generator=generator(self.seed, "order", epoch)) for epoch in epochs}
-        return [example(self.examples[int(orders[p // size][p % size])]) for p in positions]
-
-    def _group(self, item: Example, rollouts: list[Rollout], place: int) -> Group:
-        prompt = rollouts[0].prompt_ids
-        if not self.arm.samples_answers:
-            gold = self.codec.gold_answer(item.answers[0])
-            return Group(prompt, rollouts, [gold] * len(rollouts), None, item.id, place, item.kind)
-        reward = [
-            float(
-                rollout.finish_reason == "stop"
-                and exact_match(self.codec.answer_text(rollout.answer_ids), item.answers)
-            )
-            for rollout in rollouts
-        ]
-        answers = [rollout.answer_ids for rollout in rollouts]
-        return Group(prompt, rollouts, answers, reward, item.id, place, item.kind)
 
     def _validate(self, engine: RolloutEngine, run: Run, step: int) -> dict[str, float]:
         """Score the validation split, keep the checkpoint, register it; the best one so far gets to be final."""

@@ -1,7 +1,9 @@
 """The policy under training: one update from one step's rollouts, on any number of processes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,14 +12,24 @@ from transformers import PreTrainedModel
 
 from components.config import Arm, Method, TrainSettings
 from components.errors import UserError
-from components.objective import estimators, importance
+from components.objective import estimators, importance, rewards
+from components.objective.commitment import ATTENUATION
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs
 from components.randomness import generator
 from components.training.batches import Group, Piece, cut, micro_batches
 from components.training.lora import add_adapters
 from components.training.ranks import Ranks
+from components.training.turn import Turn
 from components.training.zero import discard_gradients, full_weights, open_deepspeed, start_ranks
+
+BY_REWARD = {
+    Method.GRPO: rewards.grpo,
+    Method.DR_GRPO: rewards.dr_grpo,
+    Method.RLOO: rewards.rloo,
+    Method.MAXRL: rewards.maxrl,
+    Method.STAR: rewards.star,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,8 @@ class Weighed:
     """What a group's rollouts were worth, a value each.
 
     place: of the group in its step.
-    w: p(y given x, z) of the gold answer, times the rollout's importance weight if there is one; empty for GRPO.
+    w: p(y given x, z) of the gold answer, times the rollout's importance weight if there is one; empty where there are
+        rewards.
     """
 
     place: int
@@ -39,6 +52,8 @@ class UpdateReport:
     """What one update saw, a value a group unless said otherwise; means are taken when it is logged."""
 
     p: list[float] = field(default_factory=list)  # w_bar, or the mean reward where no w exists
+    log_p: list[float] = field(default_factory=list)  # of w_bar, in nats, which P itself may underflow; -inf at P = 0
+    q: list[float] = field(default_factory=list)  # where each example has its own: its rollouts' mean
     kinds: list[str] = field(default_factory=list)  # of the examples, in the order of p
     effective_reward: list[float] = field(default_factory=list)
     effective_samples: list[float] = field(default_factory=list)
@@ -62,10 +77,17 @@ class UpdateReport:
                 setattr(merged, item.name, getattr(merged, item.name) + getattr(part, item.name))
         return merged
 
+    @property
+    def mean_log_p(self) -> float | None:
+        """The mean of log P, in nats, over the examples that have any chance; None where none has."""
+        logs = [log_p for log_p in self.log_p if math.isfinite(log_p)]
+        return sum(logs) / len(logs) if logs else None
+
     def metrics(self) -> dict[str, float]:
         groups = len(self.p)
         metrics = {
             "train/p_estimate": sum(self.p) / groups,
+            "train/escaped": sum(p >= ATTENUATION for p in self.p) / groups,
             "train/groups_without_gradient": float(self.without_gradient),
             "train/rollouts_trained": self.trained / max(1, self.rollouts),
             "train/skipped": float(bool(self.not_finite)),
@@ -78,6 +100,9 @@ class UpdateReport:
             metrics[f"train/kinds/{kind}/p_estimate"] = sum(members) / len(members)
         if self.effective_reward:
             metrics["train/effective_reward"] = sum(self.effective_reward) / groups
+        if self.q:
+            metrics["train/q"] = sum(self.q) / groups
+        if self.effective_samples:
             metrics["train/effective_samples"] = sum(self.effective_samples) / groups
         if self.mismatch:
             gap = torch.cat(self.mismatch)
@@ -105,28 +130,25 @@ class Trainer:
             policy.gradient_checkpointing_enable({"use_reentrant": False})
             policy.train()
         self.policy, self.arm, self.settings, self.seed = policy, arm, settings, seed
+        self.turn = Turn.at(arm, 0, settings.steps, [])
         self.scorer = Scorer(policy)
         self.watch = _Watch(self.scorer)
         self.engine = open_deepspeed(self.scorer, settings)
         # Alone it may lend its model to the sampler: whole weights under their own names.
         self.lends_policy = settings.zero_stage < 3 and not settings.lora_rank
 
-    def update(self, groups: Sequence[Group], step: int) -> UpdateReport:
+    def update(self, groups: Sequence[Group], step: int, turn: Turn | None = None) -> UpdateReport:
         """One optimizer step from this process's groups of a step; none is taken where no group carries a gradient.
 
         The gradient is - mean over all groups and rollouts of [score * grad log p(z) + path * grad log p(y given z)].
 
+        turn: the step's estimator and q; None: those of a run of which nothing is known but the step's number.
+
         Raises:
             UserError: a loss or a gradient is not finite, and train.non_finite is `stop`.
         """
-        report = UpdateReport(rollouts=sum(len(group.rollouts) for group in groups))
-        rollouts = sum(self.ranks.gather(report.rollouts))
-        batches = micro_batches(self._pieces(groups, step, report), self.settings.micro_batch_tokens)
-        passes = self.ranks.most(len(batches))
-        for number in range(passes):
-            self.engine.set_gradient_accumulation_boundary(number == passes - 1)
-            self._accumulate(batches[number] if number < len(batches) else [], rollouts, step, report)
-        report = UpdateReport.merge(self.ranks.gather(report))
+        self.turn = turn or Turn.at(self.arm, step, self.settings.steps, [])
+        report = self._accumulate_all(groups, step)
         if report.not_finite:
             discard_gradients(self.engine)
             self._complain(report.not_finite, step)
@@ -138,6 +160,32 @@ class Trainer:
             discard_gradients(self.engine)
         return report
 
+    def gradient(self, groups: Sequence[Group], step: int) -> tuple[Tensor, UpdateReport]:
+        """The gradient that an update would follow, before clipping, and what it saw; no step is taken.
+
+        For a process alone. Returns it flat, [number of trained weights] in float32 on their device.
+        """
+        self.turn = Turn.at(self.arm, step, self.settings.steps, [])
+        trained = [parameter for parameter in self.scorer.parameters() if parameter.requires_grad]
+        sums = [torch.zeros(parameter.shape, device=parameter.device) for parameter in trained]
+        hooks = [parameter.register_hook(partial(_add, total)) for parameter, total in zip(trained, sums, strict=True)]
+        report = self._accumulate_all(groups, step)
+        discard_gradients(self.engine)
+        for hook in hooks:
+            hook.remove()
+        return torch.cat([total.flatten() for total in sums]), report
+
+    def _accumulate_all(self, groups: Sequence[Group], step: int) -> UpdateReport:
+        """Leave the whole step's gradient with DeepSpeed; returns what all processes saw."""
+        report = UpdateReport(rollouts=sum(len(group.rollouts) for group in groups))
+        rollouts = sum(self.ranks.gather(report.rollouts))
+        batches = micro_batches(self._pieces(groups, step, report), self.settings.micro_batch_tokens)
+        passes = self.ranks.most(len(batches))
+        for number in range(passes):
+            self.engine.set_gradient_accumulation_boundary(number == passes - 1)
+            self._accumulate(batches[number] if number < len(batches) else [], rollouts, step, report)
+        return UpdateReport.merge(self.ranks.gather(report))
+
     def _complain(self, examples: Sequence[str], step: int) -> None:
         if self.settings.non_finite == "stop":
             raise UserError(
@@ -148,12 +196,12 @@ class Trainer:
     def _pieces(self, groups: Sequence[Group], step: int, report: UpdateReport) -> list[Piece]:
         """What needs a gradient pass, in pieces that fit.
 
-        GRPO's coefficients are known from the rewards. Others follow from log p(y given z): a group that fits is
+        Where there are rewards they give the coefficients. Others follow from log p(y given z): a group that fits is
         weighed in its gradient pass, one that does not is scored before, without a graph.
         """
         most = self.settings.micro_batch_tokens
         whole = [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
-        if self.arm.method is Method.GRPO:
+        if self.arm.samples_answers:
             early = whole
             weighed = [self._coefficients(group, None, None, step, report) for group in groups]
         else:
@@ -184,7 +232,7 @@ class Trainer:
         Without pieces it is a pass for the other processes' sake, which wait for this one in every pass.
         """
         # What was scored before was compared with the sampler then.
-        is_first = any(piece.coefficients is None for piece in pieces) or self.arm.method is Method.GRPO
+        is_first = any(piece.coefficients is None for piece in pieces) or self.arm.samples_answers
         values = self._forward(pieces, report if is_first else UpdateReport())
         pieces = [
             piece if piece.coefficients else piece.weighed(self._coefficients(piece.group, *found, step, report))
@@ -197,7 +245,7 @@ class Trainer:
         loss = 0 * values[:2].sum()  # a masked importance weight is -inf
         for piece, (of_rationale, of_answer, log_r) in _by_piece(pieces, values):
             score, path = (weights.to(values.device) for weights in piece.weights)
-            if self.arm.method is Method.GRPO:
+            if self.arm.samples_answers:
                 score, path = score * log_r.exp(), path * log_r.exp()
             # A rollout of weight zero has log p(y) = -inf, and 0 * -inf would be NaN.
             terms = torch.where(score == 0, 0, score * of_rationale) + torch.where(path == 0, 0, path * of_answer)
@@ -252,35 +300,50 @@ class Trainer:
     def _coefficients(
         self, group: Group, log_w: Tensor | None, log_r: Tensor | None, step: int, report: UpdateReport
     ) -> Coefficients:
-        """Weigh a whole group, by its rewards (GRPO) or by log w and the log importance weights, [M] each."""
-        q, settings = self.arm.q, self.settings
+        """Weigh a whole group, by its rewards or by log w and the log importance weights, [M] each."""
         report.kinds.append(group.kind)
-        if q is None or log_w is None or log_r is None:
+        if log_w is None or log_r is None:
             reward = torch.tensor([group.reward], dtype=torch.float64)
-            coefficients = estimators.grpo(reward)
+            coefficients = BY_REWARD[self.turn.method](reward)
             report.p.append(reward.mean().item())
         else:
             log_r = log_r[None].cpu()
             log_w = log_w[None].cpu() + log_r
-            if self.arm.method is Method.PAFT:
-                draws = generator(self.seed, "paft", step, group.place)
-                coefficients = estimators.paft(log_w, q, normalize=settings.normalize, generator=draws)
-            else:
-                coefficients = estimators.garl(
-                    log_w,
-                    q,
-                    baseline=settings.baseline and self.arm.method is not Method.GARL_PLUGIN,
-                    debias=self.arm.method is Method.GARL_DEBIASED,
-                    normalize=settings.normalize,
-                )
-            coefficients = importance.reweigh(coefficients, log_r)
-            report.p += estimators.log_mean(log_w).exp().tolist()
-            report.effective_reward += estimators.effective_reward(log_w, q).mean(1).tolist()
-            report.effective_samples += estimators.effective_sample_size(log_w).tolist()
+            coefficients = importance.reweigh(self._weigh(log_w, step, group.place), log_r)
+            if self.turn.method is Method.GARL_SCORE:  # behind reweigh, which tells the baseline by the path
+                coefficients = coefficients.score_only
+            self._report_weights(log_w, report)
         report.without_gradient += int((~coefficients.carries_gradient).sum())
         w = [] if log_w is None else log_w[0].exp().tolist()
         report.weighed.append(Weighed(group.place, w, coefficients.score[0].tolist(), coefficients.path[0].tolist()))
         return coefficients
+
+    def _report_weights(self, log_w: Tensor, report: UpdateReport) -> None:
+        """What the weights of one group, [1, M], say."""
+        log_p = estimators.log_mean(log_w)
+        report.p += log_p.exp().tolist()
+        report.log_p += log_p.tolist()
+        if self.turn.q is not None:
+            report.effective_reward += estimators.effective_reward(log_w, self.turn.q).mean(1).tolist()
+        else:
+            report.q += estimators.each_commitment(log_w).mean(1).tolist()
+        report.effective_samples += estimators.effective_sample_size(log_w).tolist()
+
+    def _weigh(self, log_w: Tensor, step: int, place: int) -> Coefficients:
+        """The coefficients of one group, [1, M], as this step's estimator has them."""
+        method, q = self.turn.method, self.turn.q
+        baseline = self.settings.baseline and method is not Method.GARL_PLUGIN
+        if q is None:
+            found = estimators.garl_each(log_w, baseline=baseline, normalize=False)
+        elif method is Method.PAFT:
+            draws = generator(self.seed, "paft", step, place)
+            found = estimators.paft(log_w, q, normalize=False, generator=draws)
+        else:
+            debias = method is Method.GARL_DEBIASED
+            found = estimators.garl(log_w, q, baseline=baseline, debias=debias, normalize=False)
+        # M^q would change the size of the step whenever q moves: there M it is, as at q = 1.
+        power = 1.0 if self.arm.q is None else self.arm.q
+        return found.scaled(log_w.shape[-1] ** -power) if self.settings.normalize else found
 
     def _set_learning_rate(self, step: int) -> None:
         left = 1 - step / self.settings.steps if self.settings.schedule == "linear" else 1.0
@@ -331,6 +394,10 @@ class _Watch:
     def close(self) -> None:
         for hook in self.hooks:
             hook.remove()
+
+
+def _add(total: Tensor, gradient: Tensor) -> None:
+    total.add_(gradient)
 
 
 def _by_piece(pieces: Sequence[Piece], values: Tensor) -> list[tuple[Piece, Tensor]]:

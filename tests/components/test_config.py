@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from components.config import Arm, Method, load_settings
+from components.config import OF_REWARDS, Arm, Method, load_settings
 from components.errors import UserError
+from components.objective.commitment import Course
 from tests.conftest import PROJECT
 
 PARAMS = PROJECT / "params.yaml"
@@ -30,24 +31,82 @@ def test_the_projects_own_settings_load():
         ("verifree", Method.GARL, 0.0),
         ("iwae", Method.GARL_PLUGIN, 1.0),
         ("em", Method.PAFT, 1.0),
+        ("garl-score-q0.5", Method.GARL_SCORE, 0.5),
+        ("garl-paft-q0.75", Method.GARL_PAFT, 0.75),
+        ("garl-qadaptive", Method.GARL, None),
+        ("garl-paft-q1to0", Method.GARL_PAFT, None),
+        ("dr-grpo", Method.DR_GRPO, None),
+        ("rloo", Method.RLOO, None),
+        ("maxrl", Method.MAXRL, None),
+        ("star", Method.STAR, None),
     ],
 )
 def test_an_arm_is_read_from_its_name(name: str, method: Method, q: float | None):
     assert (Arm.parse(name).method, Arm.parse(name).q) == (method, q)
 
 
-@pytest.mark.parametrize("name", ["grpo", "garl-q0.25", "garl-debiased-q1", "paft-q0.75"])
+NAMES = [
+    "grpo", "dr-grpo", "rloo", "maxrl", "star", "garl-q0", "garl-q0.25", "garl-q0.00001", "garl-debiased-q1",
+    "garl-score-q0.75", "garl-plugin-qadaptive", "paft-q0.75", "paft-q1to0", "garl-paft-q0.75", "garl-q1to0",
+    "garl-q1to0-cosine", "garl-q1to0-at0.5", "garl-debiased-q0.9to0.1-at0.25", "garl-qadaptive", "garl-paft-qadaptive",
+    "garl-qeach",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_arms_name_survives_reading(name: str):
-    assert Arm.parse(name).name == name
+    arm = Arm.parse(name)
+    assert arm.name == name
+    assert load_settings(PARAMS, [f"arms=[{name}]"]).arm_names == [name]
+    assert hash(arm) == hash(Arm.parse(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "course", "text", "recorded"),
+    [
+        ("garl-q0", Course.CONSTANT, "0", 0.0),
+        ("garl-q1", Course.CONSTANT, "1", 1.0),
+        ("garl-q1to0", Course.LINEAR, "1to0", "1to0"),
+        ("garl-q1to0-cosine", Course.COSINE, "1to0-cosine", "1to0-cosine"),
+        ("garl-q1to0-at0.5", Course.STEP, "1to0-at0.5", "1to0-at0.5"),
+        ("paft-qadaptive", Course.ADAPTIVE, "adaptive", "adaptive"),
+        ("garl-qeach", Course.EACH, "each", "each"),
+    ],
+)
+def test_a_commitment_is_a_number_where_it_is_one(name: str, course: Course, text: str, recorded: float | str):
+    arm = Arm.parse(name)
+    assert arm.commitment is not None
+    assert (arm.commitment.course, arm.q_text, arm.q_recorded) == (course, text, recorded)
+    assert arm.q == (recorded if course is Course.CONSTANT else None)
+
+
+@pytest.mark.parametrize("method", Method)
+def test_an_arm_has_a_commitment_or_learns_from_rewards_of_sampled_answers(method: Method):
+    if method in OF_REWARDS:
+        arm = Arm.parse(method.value)
+        assert arm.samples_answers
+        assert (arm.commitment, arm.q, arm.q_text, arm.q_recorded) == (None, None, None, None)
+    else:
+        assert not Arm.parse(f"{method}-q0.5").samples_answers
+        with pytest.raises(UserError, match=f"arm '{method}' needs a commitment q"):
+            Arm.parse(method.value)
 
 
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
         ("arms=[garl-q1.5]", "q = 1.5 lies outside [0, 1]"),
-        ("arms=[garl-q1.2.3]", "needs a commitment q between 0 and 1"),
-        ("arms=[garl]", "needs a commitment q"),
-        ("arms=[grpo-q1]", "GRPO has no commitment q"),
+        ("arms=[garl-q1.2.3]", "q = '1.2.3' is no commitment; write 0.75, 1to0, "),
+        ("arms=[garl-qsometimes]", "arm 'garl-qsometimes': q = 'sometimes' is no commitment; write 0.75, 1to0, "),
+        ("arms=[garl-q2to0]", "arm 'garl-q2to0': q = 2 lies outside [0, 1]"),
+        ("arms=[garl-q1to0-at1]", "arm 'garl-q1to0-at1': q = 1to0-at1 moves at 1 of all steps"),
+        ("arms=[paft-qeach]", "arm 'paft-qeach': each example has its own q in plain GARL alone; write garl-qeach"),
+        ("arms=[garl-debiased-qeach]", "write garl-qeach"),
+        ("arms=[garl]", "needs a commitment q between 0 and 1, as in garl-q0.75"),
+        ("arms=[garl-paft]", "needs a commitment q between 0 and 1, as in garl-paft-q0.75"),
+        ("arms=[grpo-q1]", "grpo has no commitment q; write plain 'grpo'"),
+        ("arms=[dr-grpo-qadaptive]", "dr-grpo has no commitment q; write plain 'dr-grpo'"),
+        ("arms=[garl-q1to0,garl-q1.0to0]", "lists the same arm twice"),
         ("arms=[ppo-q1]", "names no known method"),
         ("arms=[]", "arms = []"),
         ("arms=[iwae,garl-plugin-q1]", "lists the same arm twice"),
@@ -73,9 +132,19 @@ def test_colder_is_for_the_embedded_task_alone():
 
 
 def test_a_single_rollout_suits_estimators_that_compare_nothing():
-    settings = load_settings(PARAMS, ["rollout.group_size=1", "arms=[iwae,em]"])
-    with pytest.raises(UserError, match="group_size"):
-        settings.with_arm("garl-q0.5")
+    settings = load_settings(PARAMS, ["rollout.group_size=1", "arms=[iwae,em,star,garl-plugin-qadaptive,paft-q1to0]"])
+    comparing = ["garl-q0.5", "garl-q1to0", "garl-qeach", "garl-score-q1", "garl-paft-q0.75", "garl-debiased-q1"]
+    for arm in (*comparing, "grpo", "dr-grpo", "rloo", "maxrl"):
+        with pytest.raises(UserError, match=rf"group_size = 1, but arm '{arm}' compares each rollout with the others"):
+            settings.with_arm(arm)
+
+
+def test_without_a_baseline_some_more_estimators_compare_nothing():
+    arms = "arms=[garl-q0.5,garl-qadaptive,garl-score-q1,garl-paft-q0.75]"
+    settings = load_settings(PARAMS, ["rollout.group_size=1", "train.baseline=false", arms])
+    for arm in ("garl-qeach", "garl-debiased-q1", "rloo"):
+        with pytest.raises(UserError, match=f"arm '{arm}' compares each rollout"):
+            settings.with_arm(arm)
 
 
 @pytest.mark.parametrize(

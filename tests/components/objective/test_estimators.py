@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.objective.commitment import adaptive
 from components.objective.estimators import (
     Coefficients,
+    each_commitment,
     effective_reward,
     effective_sample_size,
     em,
     garl,
-    grpo,
+    garl_each,
     iwae,
     leave_one_out_log_mean,
     log_mean,
@@ -108,23 +110,40 @@ def test_paft_by_hand() -> None:
     assert torch.equal(coefficients.score, coefficients.path)
 
 
-def test_grpo_by_hand() -> None:
-    # mean 0.25; squared deviations 0.5625 + 3 * 0.0625 = 0.75, over M - 1 = 3, so std 0.5
-    coefficients = grpo(torch.tensor([[1, 0, 0, 0]]))
-    expected = float64((0.75 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001))
-    torch.testing.assert_close(coefficients.score, expected)
-    assert torch.equal(coefficients.score, coefficients.path)
+def test_garl_of_scores_alone_by_hand() -> None:
+    coefficients = garl(float64((0.04, 0.32)).log(), 0.5, normalize=False).score_only
+    torch.testing.assert_close(coefficients.score, float64((-0.4714045, 0.5542472)), rtol=0, atol=1e-7)
+    assert torch.equal(coefficients.path, float64((0.0, 0.0)))
 
 
-@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1])
-def test_grpo_is_exactly_zero_for_equal_rewards(reward: float) -> None:
-    coefficients = grpo(torch.full((2, 7), reward, dtype=torch.float64))  # seven times 0.1 does not average to 0.1
-    assert not coefficients.score.any()
-    assert not coefficients.carries_gradient.any()
+def test_garl_with_a_commitment_for_each_example_by_hand() -> None:
+    """w = (10^-4, 10^-2): the others' mean is 10^-2 and 10^-4, so q = 1/2 and 3/4; w_bar = 0.00505."""
+    log_w = float64((1e-4, 1e-2)).log()
+    torch.testing.assert_close(each_commitment(log_w), float64((0.5, 0.75)))
+    coefficients = garl_each(log_w, normalize=False)
+    path = float64((1e-4 / 0.005050**0.5, 1e-2 / 0.005050**0.75))  # 0.0014072, 0.5278755
+    torch.testing.assert_close(path, float64((0.0014072, 0.5278755)), rtol=0, atol=1e-7)
+    torch.testing.assert_close(coefficients.path, path)
+    torch.testing.assert_close(coefficients.score, path - 0.1)  # the baselines: (10^-2)^(1/2) and (10^-4)^(1/4)
+    plug_in = garl_each(log_w, baseline=False, normalize=False)
+    assert torch.equal(plug_in.score, coefficients.path)
+    normalised = garl_each(log_w)
+    torch.testing.assert_close(normalised.path * 2, coefficients.path)
+    torch.testing.assert_close(normalised.score * 2, coefficients.score)
 
 
-def test_grpo_takes_booleans() -> None:
-    assert grpo(torch.tensor([[True, False]])).score[0, 0] > 0
+def test_warm_examples_with_their_own_commitment_are_at_the_rl_pole() -> None:
+    log_w = float64((0.2, 0.5, 0.9)).log()
+    assert torch.equal(each_commitment(log_w), float64((0.0, 0.0, 0.0)))
+    warm, pole = garl_each(log_w, normalize=False), garl(log_w, 0.0)
+    assert torch.equal(warm.score, pole.score)
+    assert torch.equal(warm.path, pole.path)
+
+
+def test_an_examples_commitment_is_the_adaptive_one_of_the_others_mean() -> None:
+    log_w = -30 * torch.rand(20, 5, generator=seeded(0), dtype=torch.float64)
+    others = leave_one_out_log_mean(log_w)
+    torch.testing.assert_close(each_commitment(log_w), others.clone().apply_(adaptive), rtol=1e-14, atol=1e-14)
 
 
 # Diagnostics
@@ -164,6 +183,20 @@ def test_effective_reward_lies_between_zero_and_one(q: float) -> None:
 
 
 # Numerics
+
+
+def test_commitments_of_examples_survive_weights_that_underflow_or_are_zero() -> None:
+    log_w = float64((-900.0, -901.0, -INF), (0.0, -INF, -INF), (-INF, -INF, -INF))
+    q = each_commitment(log_w)
+    torch.testing.assert_close(q[0, 2].item(), adaptive(-900 + math.log((1 + math.exp(-1)) / 2)))
+    assert q[1:].tolist() == [[1, 0, 0], [1, 1, 1]]  # a half, and nothing, are the means of the others
+    coefficients = garl_each(log_w, normalize=False)
+    assert coefficients.score.isfinite().all()
+    # P is brought to 0.1: a share of the posterior, times M, times 0.1; nearly, for w_loo is not w_bar
+    torch.testing.assert_close(coefficients.path[0], 0.3 * log_w[0].softmax(-1), rtol=0.01, atol=0)
+    torch.testing.assert_close(coefficients.path[1], float64(3.0, 0.0, 0.0))
+    assert coefficients.score[1].tolist() == pytest.approx([3.0, -0.5, -0.5])
+    assert coefficients.carries_gradient.tolist() == [True, True, False]
 
 
 @by_form
@@ -236,7 +269,7 @@ def test_very_different_scales_stay_finite(form: dict[str, bool], q: float) -> N
 
 
 @pytest.mark.parametrize(
-    "estimator", [partial(garl, q=0.5), partial(garl, q=0.5, debias=True), partial(paft, q=0.5), grpo]
+    "estimator", [partial(garl, q=0.5), partial(garl, q=0.5, debias=True), partial(paft, q=0.5), garl_each]
 )
 def test_results_are_detached_float64_whatever_comes_in(estimator: Estimator) -> None:
     coefficients = estimator(torch.tensor([[-1.0, -2.0]], dtype=torch.float32, requires_grad=True))
@@ -295,16 +328,10 @@ def test_commitment_outside_its_range_is_refused(q: float) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, INF])
-@pytest.mark.parametrize("function", [partial(garl, q=0.5), partial(paft, q=0.5), log_mean, effective_sample_size])
+@pytest.mark.parametrize("function", [partial(garl, q=0.5), partial(paft, q=0.5), garl_each, log_mean])
 def test_broken_log_weights_are_refused_by_name(function: Callable[[Tensor], object], value: float) -> None:
     with pytest.raises(ValueError, match="log_w holds NaN or \\+inf"):
         function(float64((-1.0, value)))
-
-
-@pytest.mark.parametrize("value", [math.nan, INF, -INF])
-def test_broken_rewards_are_refused_by_name(value: float) -> None:
-    with pytest.raises(ValueError, match="reward holds NaN"):
-        grpo(float64((0.0, value)))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +339,8 @@ def test_broken_rewards_are_refused_by_name(value: float) -> None:
     [
         (partial(garl, q=0.5), "baseline"),
         (partial(garl, q=0.5, baseline=False, debias=True), "debias"),
-        (grpo, "GRPO"),
+        (garl_each, "a commitment for each example"),
+        (partial(garl_each, baseline=False), "a commitment for each example"),
         (leave_one_out_log_mean, "leave-one-out"),
     ],
 )

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.objective import tsallis
-from components.objective.estimators import garl, paft
+from components.objective import estimators, tsallis
+from components.objective.commitment import ATTENUATION, adaptive
+from components.objective.estimators import Coefficients, each_commitment, garl, garl_each, paft
+from components.objective.rewards import dr_grpo, grpo, maxrl, rloo, star
 from tests.components.objective.conftest import COMMITMENTS, INF, Estimator, by_commitment, by_form, float64, seeded
 
 
@@ -34,8 +36,17 @@ class Model:
     def log_prior(self, theta: Tensor) -> Tensor:
         return torch.log_softmax(self.rationale_features @ theta, -1)
 
+    def log_answers(self, theta: Tensor) -> Tensor:
+        """[rationales, 3]."""
+        return torch.log_softmax(self.answer_features @ theta, -1)
+
     def log_likelihood(self, theta: Tensor) -> Tensor:
-        return torch.log_softmax(self.answer_features @ theta, -1)[:, 0].masked_fill(self.impossible, -INF)
+        return self.log_answers(theta)[:, 0].masked_fill(self.impossible, -INF)
+
+    @property
+    def success(self) -> float:
+        """P."""
+        return (self.prior @ self.log_w.exp()).item()
 
     def gradient(self, q: float) -> Tensor:
         """The true gradient of l_q."""
@@ -44,18 +55,44 @@ class Model:
         return torch.autograd.grad(tsallis.loss(log_p, q), theta)[0]
 
     def expectation(self, size: int, estimator: Estimator) -> Tensor:
-        """The mean of the gradient estimate over every group of a size, each multiset once with its probability."""
-        groups = multisets(len(self.prior), size)
-        counts = torch.nn.functional.one_hot(groups, len(self.prior)).sum(1).to(torch.float64)
-        arrangements = math.lgamma(size + 1) - torch.lgamma(counts + 1).sum(-1)
-        probability = torch.exp(arrangements + self.prior.log()[groups].sum(-1))
-        torch.testing.assert_close(probability.sum().item(), 1.0)
-        coefficients = estimator(self.log_w[groups])
-        weighted = coefficients.score[..., None] * self.score[groups] + coefficients.path[..., None] * self.path[groups]
-        return -probability @ weighted.mean(1)
+        """The mean of the gradient estimate over every group of a size."""
+        groups, probability = every_group(self.prior, size)
+        return mean_estimate(estimator(self.log_w[groups]), self.score[groups], self.path[groups], probability)
 
     def bias(self, size: int, q: float, **form: bool) -> Tensor:
         return self.expectation(size, partial(garl, q=q, normalize=False, **form)) - self.gradient(q)
+
+
+class SampledAnswers:
+    """A model's rationales with every answer behind them that can be sampled, [3 * rationales]; each first is right."""
+
+    def __init__(self, model: Model) -> None:
+        joint = model.log_prior(model.theta)[:, None] + model.log_answers(model.theta)
+        self.prior = joint.exp().flatten()
+        self.score = model.score.repeat_interleave(3, 0)
+        self.path = torch.func.jacrev(model.log_answers)(model.theta).flatten(0, 1)
+        self.reward = torch.tensor([1, 0, 0]).repeat(len(joint))
+
+    def ascent(self, size: int, estimator: Estimator) -> Tensor:
+        """The mean, over every group of a size, of the direction that the estimator moves in: minus the estimate."""
+        groups, probability = every_group(self.prior, size)
+        return -mean_estimate(estimator(self.reward[groups]), self.score[groups], self.path[groups], probability)
+
+
+def every_group(prior: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Every group of a size, [groups, size], each multiset once, and its probability, [groups]."""
+    groups = multisets(len(prior), size)
+    counts = torch.nn.functional.one_hot(groups, len(prior)).sum(1).to(torch.float64)
+    arrangements = math.lgamma(size + 1) - torch.lgamma(counts + 1).sum(-1)
+    probability = torch.exp(arrangements + prior.log()[groups].sum(-1))
+    torch.testing.assert_close(probability.sum().item(), 1.0)
+    return groups, probability
+
+
+def mean_estimate(coefficients: Coefficients, score: Tensor, path: Tensor, probability: Tensor) -> Tensor:
+    """The mean gradient estimate over groups; score and path: grad log p of rationale and answer, [groups, M, 4]."""
+    weighted = coefficients.score[..., None] * score + coefficients.path[..., None] * path
+    return -probability @ weighted.mean(1)
 
 
 @cache
@@ -162,3 +199,121 @@ def test_paft_averages_to_plug_in_garl(q: float, draws: int | None) -> None:
     sample = paft(log_w, q, draws=draws, generator=seeded(1)).path
     error = (sample.mean(0) - garl(log_w[:1], q, baseline=False).path[0]).abs()
     assert (error < 5 * sample.std(0) / math.sqrt(len(sample))).all()
+
+
+# Only the score
+
+
+@pytest.mark.parametrize("form", [{"baseline": False}, {}, {"debias": True}], ids=["plug-in", "baseline", "debiased"])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_scores_alone_are_the_gradient_that_goes_through_the_rationales(
+    model: Model, model_with_impossible_rationales: Model, size: int, form: dict[str, bool]
+) -> None:
+    """At the RL pole: the gradient of P where p(y* given z) is a reward that does not move."""
+    for each in (model, model_with_impossible_rationales):
+        through_rationales = -(each.prior * each.log_w.exp()) @ each.score
+        expectation = each.expectation(size, lambda log_w: garl(log_w, 0.0, **form).score_only)
+        torch.testing.assert_close(expectation, through_rationales, rtol=0, atol=1e-14)
+        assert (expectation - each.gradient(0.0)).norm() > 0.1 * each.gradient(0.0).norm()
+
+
+@pytest.mark.parametrize("q", [0.5, 1.0])
+def test_scores_alone_are_amplified_as_the_whole_is(q: float) -> None:
+    model = Model(seed=1, rationales=4)
+    through_rationales = -(model.prior * model.log_w.exp()) @ model.score / model.success**q
+
+    def bias(size: int) -> Tensor:
+        estimate = model.expectation(size, lambda log_w: garl(log_w, q, normalize=False).score_only)
+        return estimate - through_rationales
+
+    assert (bias(16).norm() / bias(32).norm()).item() == pytest.approx(2, abs=0.2)
+
+
+# A commitment for each example
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_own_commitments_average_to_plug_in_garl_at_the_commitments_that_the_others_have(
+    model: Model, model_with_impossible_rationales: Model, size: int, baseline: bool
+) -> None:
+    for each in (model, model_with_impossible_rationales):
+        wanted = torch.zeros(4, dtype=torch.float64)
+        for others, probability in zip(*every_group(each.prior, size - 1), strict=True):
+            groups = torch.cat([torch.arange(len(each.prior))[:, None], others.repeat(len(each.prior), 1)], 1)
+            q = each_commitment(each.log_w[groups])[0, 0].item()
+            assert q == pytest.approx(adaptive(each.log_w[others].exp().mean().log().item()), abs=1e-12)
+            first = garl(each.log_w[groups], q, baseline=False, normalize=False).path[:, 0]
+            wanted -= probability * (each.prior * first) @ (each.score + each.path)
+        found = each.expectation(size, partial(garl_each, baseline=baseline, normalize=False))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
+
+
+def bias_of_own_commitments(model: Model, size: int) -> Tensor:
+    """Against the gradient at q(P)."""
+    expectation = model.expectation(size, partial(garl_each, normalize=False))
+    return expectation - model.gradient(each_commitment(torch.full((1, 2), math.log(model.success)))[0, 0].item())
+
+
+@pytest.mark.parametrize(("seed", "success"), [(30, 0.020), (38, 0.067), (43, 0.051)])
+def test_bias_of_own_commitments_falls_as_one_over_m_while_an_example_is_cold(seed: int, success: float) -> None:
+    model = Model(seed, rationales=4)
+    assert model.success == pytest.approx(success, abs=1e-3)
+    assert success < ATTENUATION
+    ratio = bias_of_own_commitments(model, 16).norm() / bias_of_own_commitments(model, 32).norm()
+    assert ratio.item() == pytest.approx(2, abs=0.1)
+
+
+def test_bias_of_own_commitments_vanishes_where_an_example_is_warm() -> None:
+    """There q is 0 in all groups but a few."""
+    model = Model(seed=25, rationales=4)
+    assert model.success == pytest.approx(0.495, abs=1e-3)
+    assert bias_of_own_commitments(model, 16).norm() < 1e-6 * model.gradient(0.0).norm()
+
+
+def test_bias_of_own_commitments_falls_as_a_root_at_the_kink(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(seed=52, rationales=4)
+    monkeypatch.setattr(estimators, "ATTENUATION", model.success)
+    ratio = bias_of_own_commitments(model, 16).norm() / bias_of_own_commitments(model, 32).norm()
+    assert ratio.item() == pytest.approx(math.sqrt(2), abs=0.1)
+
+
+# Rewards of sampled answers
+
+
+@pytest.fixture(scope="module")
+def rationales() -> Model:
+    return Model(seed=2, rationales=3)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_rewards_of_sampled_answers_ascend_what_they_should(rationales: Model, size: int) -> None:
+    """RLOO P itself, Dr. GRPO a share of it, MaxRL and STaR log P but for the groups that no right answer is in."""
+    answers, wrong = SampledAnswers(rationales), 1 - rationales.success
+    assert (answers.prior @ answers.reward.double()).item() == pytest.approx(rationales.success)
+    of_p, of_log_p = -rationales.gradient(0.0), -rationales.gradient(1.0)
+    ascents = {
+        rloo: of_p,
+        dr_grpo: (1 - 1 / size) * of_p,
+        maxrl: (1 - wrong ** (size - 1)) * of_log_p,
+        star: (1 - wrong**size) * of_log_p,
+    }
+    for estimator, ascent in ascents.items():
+        torch.testing.assert_close(answers.ascent(size, estimator), ascent, rtol=0, atol=1e-13)
+
+
+def test_star_of_a_single_rollout_ascends_p(rationales: Model) -> None:
+    ascent = SampledAnswers(rationales).ascent(1, star)
+    torch.testing.assert_close(ascent, -rationales.gradient(0.0), rtol=0, atol=1e-14)
+
+
+def test_grpo_of_pairs_ascends_p(rationales: Model) -> None:
+    """Where one of two is right the advantages are 1/2 over a standard deviation of the root of 1/2."""
+    ascent = SampledAnswers(rationales).ascent(2, grpo)
+    torch.testing.assert_close(ascent, -0.5 / (math.sqrt(0.5) + 1e-4) * rationales.gradient(0.0), rtol=0, atol=1e-14)
+
+
+def test_more_rollouts_bring_maxrl_to_maximum_likelihood(rationales: Model) -> None:
+    answers, of_log_p = SampledAnswers(rationales), -rationales.gradient(1.0)
+    gaps = [((answers.ascent(size, maxrl) - of_log_p).norm() / of_log_p.norm()).item() for size in (2, 4, 6)]
+    assert gaps == pytest.approx([(1 - rationales.success) ** power for power in (1, 3, 5)])

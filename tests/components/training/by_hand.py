@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.config import Arm, TrainSettings
+from components.config import OF_REWARDS, Arm, Method, TrainSettings
 from components.randomness import generator
 from components.rollout.engine import Rollout
 from components.training.batches import Group, Piece
@@ -53,7 +53,7 @@ def make_groups(
         prompt = ids(random, prompt_length)
         gold = ids(random, 2)
         rollouts = [rollout(random, prompt, max(1, longest - m), m % 3 + 1, forced=int(m == 0)) for m in range(M)]
-        if arm == "grpo":
+        if arm in set(OF_REWARDS):
             reward = [1.0, *torch.randint(2, (M - 2,), generator=random).tolist(), 0.0]
             answers = [item.answer_ids for item in rollouts]
             groups.append(Group(prompt, rollouts, answers, [float(r) for r in reward], name, place))
@@ -78,19 +78,41 @@ def by_hand(
     return every[: thought - item.forced_end].sum(), every[thought:].sum()
 
 
+def advantages(method: Method, reward: list[float]) -> list[float]:
+    mean = sum(reward) / M
+    deviation = math.sqrt(sum((r - mean) ** 2 for r in reward) / (M - 1))
+    formulas: dict[str, Callable[[float], float]] = {
+        "grpo": lambda r: (r - mean) / (deviation + 1e-4),
+        "dr-grpo": lambda r: r - mean,
+        "rloo": lambda r: r - (sum(reward) - r) / (M - 1),
+        "maxrl": lambda r: r / mean - 1,
+        "star": lambda r: r / sum(reward) * M,
+    }
+    return [formulas[method.value](r) for r in reward]
+
+
 def coefficients(
-    arm: Arm, w: list[float], reward: list[float] | None, settings: TrainSettings, draws: torch.Generator
+    arm: Arm,
+    w: list[float],
+    reward: list[float] | None,
+    settings: TrainSettings,
+    draws: torch.Generator,
+    q: float | None = None,
 ) -> list[tuple[float, float]]:
-    """(score, path) of each rollout of a group, from its weights or its rewards."""
+    """(score, path) of each rollout of a group, from its weights or its rewards; q: where it moves."""
     if reward is not None:
-        mean = sum(reward) / M
-        deviation = math.sqrt(sum((r - mean) ** 2 for r in reward) / (M - 1))
-        advantages = [(r - mean) / (deviation + 1e-4) for r in reward]
-        return list(zip(advantages, advantages, strict=True))
-    q = arm.q or 0.0
+        both = advantages(arm.method, reward)
+        return list(zip(both, both, strict=True))
     mean = sum(w) / M
     without = [(sum(w) - w[m]) / (M - 1) for m in range(M)]
-    scale = M**-q if settings.normalize else 1.0
+    scale = (1 / M if arm.q is None else M**-arm.q) if settings.normalize else 1.0
+    if arm.q_text == "each":
+        own = [max(0.0, 1 - math.log(0.1) / math.log(p)) for p in without]
+        path = [weight / mean**each for weight, each in zip(w, own, strict=True)]
+        baselines = [p ** (1 - each) if settings.baseline else 0.0 for p, each in zip(without, own, strict=True)]
+        return [(scale * (b - base), scale * b) for b, base in zip(path, baselines, strict=True)]
+    q = arm.q if q is None else q
+    assert q is not None
     if arm.method == "paft":
         drawn = torch.multinomial(torch.tensor(w, dtype=torch.float64) / sum(w), M, replacement=True, generator=draws)
         counted = [mean ** (1 - q) * drawn.tolist().count(m) * scale for m in range(M)]
@@ -100,7 +122,8 @@ def coefficients(
         path = [w[m] * (M * mean**-q - sum(without[j] ** -q for j in range(M) if j != m)) for m in range(M)]
     baseline = settings.baseline and arm.method != "garl-plugin"
     score = [path[m] - (without[m] ** (1 - q) if baseline else 0) for m in range(M)]
-    return [(a * scale, b * scale) for a, b in zip(score, path, strict=True)]
+    learns = arm.method != "garl-score"
+    return [(a * scale, b * scale * learns) for a, b in zip(score, path, strict=True)]
 
 
 @dataclass
@@ -122,7 +145,7 @@ class ByHand:
         else:
             self.optimizer = torch.optim.SGD(parameters, weight_decay=decay)
 
-    def update(self, groups: list[Group], step: int) -> None:
+    def update(self, groups: list[Group], step: int, q: float | None = None) -> None:
         self.weights, total = [], torch.zeros((), dtype=torch.float64)
         for group in groups:
             scored = [
@@ -131,7 +154,7 @@ class ByHand:
             ]
             w = [answer.exp().item() for _, answer in scored]
             draws = generator(SEED, "paft", step, group.place)
-            pairs = coefficients(self.arm, w, group.reward, self.settings, draws)
+            pairs = coefficients(self.arm, w, group.reward, self.settings, draws, q)
             for (score, path), (rationale, answer) in zip(pairs, scored, strict=True):
                 total = total - (score * rationale + path * answer) / (M * len(groups))
             self.weights.append(w)

@@ -63,11 +63,12 @@ def update_by_hand(policy: PreTrainedModel, arm: Arm, groups: list[Group], gaps:
         whole = [bounded(gap.sum().exp(), kind).item() if level == "sequence" else 1.0 for gap in of_group]
         draws = generator(SEED, "paft", 0, group.place)
         weighed = [a * r for a, r in zip(w, whole, strict=True)]
-        pairs = coefficients(arm, weighed, group.reward, settings(), draws)
+        whole_arm = Arm.parse(arm.name.replace("-score", ""))  # its baseline is told by a path that is dropped later
+        pairs = coefficients(whole_arm, weighed, group.reward, settings(), draws)
         for member, (score, path) in enumerate(pairs):
             r = whole[member]
             if group.reward is None:
-                score = path + r * (score - path)
+                score, path = path + r * (score - path), path * (arm.method != "garl-score")
             else:
                 score, path = score * r, path * r
             terms = logprobs[member]
@@ -83,7 +84,9 @@ def update_by_hand(policy: PreTrainedModel, arm: Arm, groups: list[Group], gaps:
             parameter -= RATE * parameter.grad
 
 
-@pytest.mark.parametrize("arm", ["grpo", "garl-q0.75", "garl-debiased-q0.5", "paft-q0.75"])
+@pytest.mark.parametrize(
+    "arm", ["grpo", "star", "garl-q0.75", "garl-debiased-q0.5", "garl-score-q0.75", "garl-qeach", "paft-q0.75"]
+)
 @pytest.mark.parametrize("kind", ["truncated", "masked"])
 @pytest.mark.parametrize("level", ["sequence", "token"])
 @pytest.mark.parametrize("batch_tokens", [1, 10**6], ids=["two passes", "one pass"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -19,12 +20,13 @@ from components.data.skills import KINDS, gold_answer
 from components.errors import UserError
 from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
+from components.objective.commitment import adaptive
 from components.policy.base import make_base
 from components.policy.model import load_tokenizer
 from components.rollout.engine import Markers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Run, Tracker, connect
-from components.training import loop
+from components.training import loop, turn
 from components.training.loop import TrainingRecord, train
 from components.training.trainer import Trainer
 from tasks.inputs import make_data
@@ -294,6 +296,70 @@ def test_every_epoch_is_another_order_of_all_examples(
     assert len({tuple(epoch) for epoch in [prompts, *epochs]}) == 5
 
 
+# What moves
+
+
+@pytest.fixture
+def unstable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever three steps measured shows that training is unstable."""
+    for name, value in {"WINDOW": 3, "FALLEN": 2.0, "CHANCE": -1e9, "ATTENUATION": 0.0}.items():
+        monkeypatch.setattr(turn, name, value)
+
+
+def curve(out: Path, name: str) -> list[float]:
+    """A column of curves.csv, which has a value of every step."""
+    return [float(row[name]) for row in csv.DictReader((out / "curves.csv").open())]
+
+
+def test_a_schedule_is_a_curve(experiment: Experiment, tracker: Tracker, tmp_path: Path) -> None:
+    record = experiment.train(tmp_path / "out", tracker, arm="garl-q1to0")
+    assert curve(tmp_path / "out", "train/q") == [1, 0.75, 0.5, 0.25]
+    found = figures(tracker, record.mlflow_run_id)
+    assert found["train/q"] == {(1, 1), (2, 0.75), (3, 0.5), (4, 0.25)}
+    assert "train/log_p" not in found
+    params = tracker.store.client.get_run(record.mlflow_run_id).data.params
+    assert (params["method"], params["q"]) == ("garl", "1to0")
+    [version] = tracker.registry.versions("thaw-skills", {"estimator": "garl", "q": "1to0"})[-1:]
+    assert version.arm == "garl-q1to0"
+
+
+def test_an_adaptive_commitment_is_a_curve_beside_what_it_follows(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path
+) -> None:
+    experiment.train(tmp_path / "out", tracker, arm="garl-qadaptive")
+    q, log_p = (curve(tmp_path / "out", f"train/{name}") for name in ("q", "log_p"))
+    # P differs from example to example: the mean of logs lies below the log of the mean
+    assert log_p[0] < math.log(curve(tmp_path / "out", "train/p_estimate")[0]) < -10
+    assert q[:2] == [1, adaptive(log_p[0])]
+    assert all(step == before or step == adaptive(mean) for before, step, mean in zip(q, q[1:], log_p, strict=False))
+
+
+def test_own_commitments_are_a_curve_of_their_mean(experiment: Experiment, tracker: Tracker, tmp_path: Path) -> None:
+    experiment.train(tmp_path / "out", tracker, arm="garl-qeach")
+    q = curve(tmp_path / "out", "train/q")
+    assert all(0.5 < value < 1 for value in q)
+    assert len(set(q)) == 4
+
+
+@pytest.mark.usefixtures("unstable")
+def test_a_change_of_phase_is_told_kept_and_a_curve(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = replace(experiment, settings=small_settings("train.steps=6"))
+    record = longer.train(tmp_path / "out", tracker, arm="garl-paft-q0.75")
+    assert curve(tmp_path / "out", "train/phase") == [0, 0, 0, 1, 1, 1]
+    mean = sum(curve(tmp_path / "out", "train/p_estimate")[:3]) / 3
+    reason = f"the mean P of 3 steps fell from {mean:.2g} to {mean:.2g}"
+    assert switches(tracker, record) == {"thaw.switch.step-4": f"paft: {reason}"}
+    told = [line for line in capsys.readouterr().err.splitlines() if "from here on" in line]
+    assert told == [f"garl-paft-q0.75 seed 0, step 4: paft from here on, for {reason}"]
+    # PAFT trains what it drew; GARL trains all.
+    trained = curve(tmp_path / "out", "train/rollouts_trained")
+    assert trained[:3] == [1, 1, 1]
+    assert max(trained[3:]) < 1
+    assert "train/q" not in figures(tracker, record.mlflow_run_id)
+
+
 # The same again
 
 
@@ -394,6 +460,32 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     assert list(statuses.values()) == ([] if has_state else ["FAILED"])
     steps = [version.step for version in tracker.registry.versions() if version.run_id == record.mlflow_run_id]
     assert steps == [2, 4]
+
+
+@pytest.mark.usefixtures("unstable")
+@pytest.mark.parametrize("arm", ["garl-q1to0", "garl-qadaptive", "garl-paft-q0.75"])
+def test_what_moves_goes_on_behind_an_interruption_as_if_nothing_had_happened(
+    arm: str, experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six steps, interrupted in the sixth: the fifth and the sixth are done again from the checkpoint of the fourth."""
+    longer = replace(experiment, settings=small_settings("train.steps=6"))
+    steady = longer.train(tmp_path / "steady", tracker, arm=arm)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", at_call(6, Trainer.update, after=True))
+        with pytest.raises(Interrupted):
+            longer.train(tmp_path / "out", tracker, arm=arm)
+    assert (tmp_path / "out" / "state" / "step-4").exists()
+    record = longer.train(tmp_path / "out", tracker, arm=arm)
+    assert repeatable(record) == repeatable(steady)
+    assert files(tmp_path / "out") == files(tmp_path / "steady")
+    assert figures(tracker, record.mlflow_run_id) == figures(tracker, steady.mlflow_run_id)
+    assert switches(tracker, record) == switches(tracker, steady)
+
+
+def switches(tracker: Tracker, record: TrainingRecord) -> dict[str, str]:
+    """What MLflow's run says of each change of the estimator."""
+    tags = tracker.store.client.get_run(record.mlflow_run_id).data.tags
+    return {name: text for name, text in tags.items() if name.startswith(loop.SWITCH_TAG)}
 
 
 def test_checkpoints_that_were_cleared_away_meanwhile_come_back(

@@ -1,5 +1,6 @@
 """One update against the same update by hand: the weights it leaves, the figures it reports, the steps it refuses."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.config import Arm
+from components.config import Arm, Method
 from components.errors import UserError
 from components.policy.logprobs import Scorer
 from components.rollout.engine import Rollout
 from components.training.batches import Group, Piece
 from components.training.trainer import Trainer, UpdateReport
+from components.training.turn import Turn
 from tests.components.models import plain_logprobs
 from tests.components.training.by_hand import (
     ByHand,
@@ -31,7 +33,17 @@ from tests.components.training.by_hand import (
 )
 from tests.components.training.conftest import VOCABULARY
 
-METHODS = ["grpo", "garl-q0", "garl-q0.75", "garl-q1", "garl-plugin-q1", "garl-debiased-q0.5", "paft-q0.75"]
+METHODS = [
+    "grpo", "dr-grpo", "rloo", "maxrl", "star", "garl-q0", "garl-q0.75", "garl-q1", "garl-plugin-q1",
+    "garl-debiased-q0.5", "garl-score-q0.75", "paft-q0.75", "garl-paft-q0.5", "garl-q1to0", "paft-q1to0-at0.25",
+    "garl-qadaptive", "garl-qeach",
+]  # fmt: skip
+# What moves goes from 1 to 0 in eight steps, and is 1 where nothing was measured before.
+MOVING = {
+    "garl-q1to0": lambda step: 1 - step / 8,
+    "paft-q1to0-at0.25": lambda step: float(step < 2),
+    "garl-qadaptive": lambda _: 1.0,
+}
 
 
 # Updates
@@ -50,7 +62,7 @@ def test_updates_are_those_by_hand(
     for step in range(3):
         groups = make_groups(arm, seed=step)
         report = trained.update(groups, step)
-        reference.update(groups, step)
+        reference.update(groups, step, MOVING[arm](step) if arm in MOVING else None)
         assert difference(policy, plain_policy) < 1e-6
         assert report.grad_norm == pytest.approx(reference.norm, rel=1e-4)
         assert report.loss == pytest.approx(reference.loss, rel=1e-4)
@@ -58,7 +70,9 @@ def test_updates_are_those_by_hand(
     trained.close()
 
 
-@pytest.mark.parametrize("arm", ["garl-q0.75", "garl-debiased-q0.75", "paft-q0.75"])
+@pytest.mark.parametrize(
+    "arm", ["garl-q0.75", "garl-debiased-q0.75", "garl-score-q0.75", "paft-q0.75", "garl-q1to0", "garl-qeach"]
+)
 @pytest.mark.parametrize("switch", [{"normalize": False}, {"baseline": False}, {"schedule": "constant"}], ids=str)
 def test_every_switch_has_its_effect(
     arm: str, switch: dict[str, Any], new_policy: NewPolicy, plain_policy: PreTrainedModel
@@ -67,7 +81,28 @@ def test_every_switch_has_its_effect(
     policy, reference = new_policy(), ByHand(plain_policy, Arm.parse(arm), settings(**chosen))
     trained = trainer(policy, arm, **chosen)
     trained.update(make_groups(arm), 5)
-    reference.update(make_groups(arm), 5)
+    reference.update(make_groups(arm), 5, MOVING[arm](5) if arm in MOVING else None)
+    assert difference(policy, plain_policy) < 1e-6
+    trained.close()
+
+
+@pytest.mark.parametrize(
+    ("arm", "turn", "same", "q"),
+    [
+        ("garl-paft-q0.75", Turn(Method.GARL, 0.75), "garl-q0.75", None),
+        ("garl-paft-q0.75", Turn(Method.PAFT, 0.75), "paft-q0.75", None),
+        ("garl-qadaptive", Turn(Method.GARL, 0.6), "garl-qadaptive", 0.6),
+        ("paft-qadaptive", Turn(Method.PAFT, 0.3), "paft-qadaptive", 0.3),
+    ],
+)
+def test_an_update_does_what_its_turn_says(
+    arm: str, turn: Turn, same: str, q: float | None, new_policy: NewPolicy, plain_policy: PreTrainedModel
+) -> None:
+    chosen = {"optimizer": "sgd", "learning_rate": 0.3}
+    policy, reference = new_policy(), ByHand(plain_policy, Arm.parse(same), settings(**chosen))
+    trained = trainer(policy, arm, **chosen)
+    trained.update(make_groups(arm), 2, turn)
+    reference.update(make_groups(arm), 2, q)
     assert difference(policy, plain_policy) < 1e-6
     trained.close()
 
@@ -91,7 +126,7 @@ def test_every_zero_stage_and_any_batches_give_the_same_weights(
     trained.close()
 
 
-@pytest.mark.parametrize("arm", ["grpo", "garl-q0.75", "paft-q0.75"])
+@pytest.mark.parametrize("arm", ["grpo", "star", "garl-q0.75", "garl-score-q0.75", "garl-qeach", "paft-q0.75"])
 def test_micro_batches_change_nothing_but_rounding(arm: str, new_policy: NewPolicy) -> None:
     policies, reports = [], []
     for bound in (1, 100, 10**6):
@@ -211,6 +246,38 @@ def test_figures_of_garl_are_those_of_its_weights(new_policy: NewPolicy, plain_p
     trained.close()
 
 
+def test_figures_of_own_commitments_are_those_of_its_examples(
+    new_policy: NewPolicy, plain_policy: PreTrainedModel
+) -> None:
+    groups = make_groups("garl")
+    trained = trainer(new_policy(), "garl-qeach")
+    metrics = trained.update(groups, 0).metrics()
+    reference = ByHand(plain_policy, Arm.parse("garl-qeach"), settings())
+    reference.update(groups, 0)
+    w = torch.tensor(reference.weights, dtype=torch.float64)
+    others = (w.sum(1, keepdim=True) - w) / (M - 1)
+    q = (1 - math.log(0.1) / others.log()).clamp(min=0)
+    assert q.std() > 0.01
+    assert metrics["train/q"] == pytest.approx(q.mean().item(), rel=1e-5)
+    assert metrics["train/p_estimate"] == pytest.approx(w.mean().item(), rel=1e-5)
+    assert "train/effective_reward" not in metrics
+    trained.close()
+
+
+def test_the_mean_of_log_p_survives_what_p_does_not(new_policy: NewPolicy) -> None:
+    """Answers of hundreds of ids, for P far below the smallest float."""
+    trained = trainer(new_policy(), "garl-q1")
+    report = trained.update(useless("garl-q1"), 0)
+    assert report.p == [0, 0, 0]
+    assert report.mean_log_p is not None
+    assert -1e4 < report.mean_log_p < -1000
+    report.log_p = [-3.0, -math.inf, -5.0]  # an example without any chance does not count
+    assert report.mean_log_p == -4
+    report.log_p = [-math.inf]
+    assert report.mean_log_p is None
+    trained.close()
+
+
 def test_figures_of_grpo_are_those_of_its_rewards(new_policy: NewPolicy) -> None:
     rewards = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
     groups = [replace(group, reward=r) for group, r in zip(make_groups("grpo"), rewards, strict=True)]
@@ -266,6 +333,7 @@ def test_figures_are_means_over_groups() -> None:
     )
     assert report.metrics() == {
         "train/p_estimate": 0.25,
+        "train/escaped": 0.75,
         "train/groups_without_gradient": 1.0,
         "train/rollouts_trained": 0.75,
         "train/skipped": 0.0,
