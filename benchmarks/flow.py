@@ -27,7 +27,8 @@ PROJECT = Path(__file__).parent.parent
 OUT = PROJECT / "build" / "bench" / "flow.json"
 QUICK = [
     "task.train=64", "task.validation=8", "task.test=8", "teaching.steps=4", "teaching.batch_size=16",
-    "rollout.group_size=4", "rollout.batch_rollouts=64", "probe.examples=8", "train.steps=4",
+    "rollout.group_size=4", "rollout.batch_rollouts=64", "probe.examples=8", "probe.look_ahead=1", "probe.held_out=4",
+    "train.steps=4",
     "train.groups_per_step=4", "train.validate_every=2", "evaluation.samples=4", "evaluation.bootstrap=50",
     "sweep.parallel=1",
 ]  # fmt: skip

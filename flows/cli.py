@@ -15,8 +15,8 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
-from flows import registry_commands
-from flows.options import BUILD, PARAMS, Overrides, Params, TestData, quiet_prefect
+from flows import probe, registry_commands, theory
+from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
 
 app = typer.Typer(
     name="thaw",
@@ -36,8 +36,6 @@ ArmOption = Annotated[
     str | None,
     typer.Option("--arm", help="The estimator and its q: grpo, garl-q0.75, garl-debiased-q1, paft-q0.75, ..."),
 ]
-Data = Annotated[Path | None, typer.Option("--data", help="The folder `thaw prepare` wrote; made where it is missing.")]
-Base = Annotated[Path | None, typer.Option("--base", help="The base model's folder; made where it is missing.")]
 
 
 @app.command()
@@ -136,33 +134,6 @@ def base(
 
 
 @app.command()
-def probe(
-    data: Data = None,
-    base: Base = None,
-    out: Annotated[Path, typer.Option(help="Where probe.json goes.")] = BUILD / "probe",
-    params: Params = PARAMS,
-    overrides: Overrides = None,
-) -> None:
-    """Ask whether RL would stall: how often is the base model right (p0), and would GRPO see any signal?"""
-    settings = load_settings(params, overrides or [])
-    from components.probe import histogram
-    from components.probe import probe as run_probe
-    from tasks.inputs import find_base, find_data
-
-    found = run_probe(
-        settings, data=find_data(settings, data, BUILD, out), base=find_base(settings, base, BUILD, out), out=out
-    )
-    k = settings.evaluation.samples
-    typer.echo(
-        f"P of {found.examples} training examples: mean {found.p0['mean']:.2g}, median {found.p0['median']:.2g}\n\n"
-        + "\n".join(histogram(found.log_p))
-        + "".join(f"\n{kind}: median P {of['median']:.2g}" for kind, of in found.kinds.items())
-        + f"\n\ngroups in which GRPO would see unequal rewards: {found.grpo_groups_with_signal:.1%}\n"
-        f"held-out maj@{k} of the base model: {found.base[f'maj_at_{k}']:.1%}"
-    )
-
-
-@app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Run again on the same folder, it goes on where it was.")],
     arm: ArmOption = None,
@@ -246,10 +217,12 @@ def report(
     typer.echo(f"report: {out / 'index.html'}")
 
 
+app.command()(probe.probe)
 app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)
 app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
+app.command()(theory.theory)
 
 
 # All that PyTorch says of a checkpoint file that does not fit.

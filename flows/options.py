@@ -10,6 +10,8 @@ Params = Annotated[Path, typer.Option("--params", help="The settings file.", sho
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting; may be repeated.")
 ]
+Data = Annotated[Path | None, typer.Option("--data", help="The folder `thaw prepare` wrote; made where it is missing.")]
+Base = Annotated[Path | None, typer.Option("--base", help="The base model's folder; made where it is missing.")]
 TestData = Annotated[
     Path | None, typer.Option("--data", help="A folder `thaw prepare` wrote, or a raw file; build/data otherwise.")
 ]

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from components.config import Arm, Method
 from components.evaluation.metrics import Estimate, Values
+from components.objective.commitment import Course
 from components.report.results import ArmResults, Results
 from components.report.verdict import percent
 
@@ -27,15 +28,36 @@ from components.report.verdict import percent
 INK, FAINT, GRID = "#000001", "#000002", "#000003"
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)"}
 
-# One hue a method, told apart by colour-blind readers too (Paul Tol's vibrant scheme), and one marker.
+# One hue a method, those of the continuum told apart by colour-blind readers too (Paul Tol's vibrant scheme), the peers
+# muted; and one marker.
 HUES = {
     Method.GRPO: "#6f6f6f",
+    Method.DR_GRPO: "#8a7f6a",
+    Method.RLOO: "#6a7f8a",
+    Method.MAXRL: "#7a5c3e",
+    Method.STAR: "#5c6e3a",
     Method.GARL: "#0077bb",
     Method.GARL_PLUGIN: "#009988",
     Method.GARL_DEBIASED: "#d0307f",
+    Method.GARL_SCORE: "#7d52c4",
     Method.PAFT: "#e5701f",
+    Method.GARL_PAFT: "#a8552a",
 }
-MARKERS = {Method.GRPO: "^", Method.GARL: "o", Method.GARL_PLUGIN: "v", Method.GARL_DEBIASED: "D", Method.PAFT: "s"}
+MARKERS = {
+    Method.GRPO: "^",
+    Method.DR_GRPO: "<",
+    Method.RLOO: ">",
+    Method.MAXRL: "P",
+    Method.STAR: "*",
+    Method.GARL: "o",
+    Method.GARL_PLUGIN: "v",
+    Method.GARL_DEBIASED: "D",
+    Method.GARL_SCORE: "d",
+    Method.PAFT: "s",
+    Method.GARL_PAFT: "X",
+}
+# The shade of a commitment that moves is that of a fixed one beside which it will hardly stand.
+MOVING = {Course.LINEAR: 0.1, Course.COSINE: 0.3, Course.EACH: 0.45, Course.STEP: 0.65, Course.ADAPTIVE: 0.9}
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -73,7 +95,9 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def shade(arm: Arm, *, dark: bool) -> str:
     """The colour of an arm: its method's hue, the further from the background the higher q is."""
     hue = [int(HUES[arm.method][i : i + 2], 16) for i in (1, 3, 5)]
-    q = 0.45 if arm.q is None else arm.q  # GRPO's one shade is the hue itself, near enough
+    q = 0.45  # of methods without one: their one shade is the hue itself, near enough
+    if arm.commitment is not None:
+        q = MOVING[arm.commitment.course] if arm.q is None else arm.q
     weight = 0.5 * q if dark else 0.28 - 0.63 * q
     target = 255 if weight > 0 else 0
     return "#" + "".join(f"{round(part + (target - part) * abs(weight)):02x}" for part in hue)
@@ -84,12 +108,17 @@ def colour(results: Results, item: ArmResults) -> str:
     return f"#0101{[arm.name for arm in results.ordered].index(item.name):02x}"
 
 
+def label_margin(results: Results) -> float:
+    """The points that the longest name of an arm takes beside a chart: those of the usual ones, or more."""
+    return max(104, 8 + 4.8 * max(len(item.label) for item in results.arms))
+
+
 @matplotlib.rc_context(STYLE)
 def maj_at_k(results: Results) -> str:
     """maj@k of every arm: a dot and an interval a seed, and the median where there are several."""
     spacing = 4.5
     heights = [max(20.0, spacing * len(item.runs) + 9) for item in results.ordered]
-    axes = _axes(WIDTH, sum(heights) + 46, left=104, right=40, bottom=30, top=16)
+    axes = _axes(WIDTH, sum(heights) + 46, left=label_margin(results), right=40, bottom=30, top=16)
     top = 0.0
     for item, height in zip(results.ordered, heights, strict=True):
         middle, tint = top + height / 2, colour(results, item)
@@ -134,7 +163,7 @@ def curves(
     if not any(len(line) for line in values):
         return None
     floor, zero = (_floor(np.concatenate(values)) if log else None) or (None, False)
-    axes = _axes(WIDTH, height, left=40, right=104, bottom=32)
+    axes = _axes(WIDTH, height, left=40, right=label_margin(results), bottom=32)
     ends: dict[str, tuple[float, float, str]] = {}
     for label, (item, lines) in found.items():
         shown = [(steps, np.maximum(line, floor) if floor else line) for steps, line in lines if len(steps)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.forecast import Forecast, advice
 from components.report import verdict
 from components.report.results import Results, Samples, collect
 
@@ -72,6 +73,8 @@ def render(results: Results) -> str:
         impossible=int(np.isinf(results.probe.log_p).sum()),
         escapes=escapes(results),
         p0=math.exp(typical_log_p0(results)),
+        outlooks=_outlooks(results),
+        advice=advice(results.forecasts) if results.forecasts else "",
         answers=answers(results),
         runs=[(number, arm, run) for number, arm in enumerate(results.ordered) for run in arm.runs],
     )
@@ -92,16 +95,17 @@ def template(name: str) -> "Template":
     return environment.get_template(name)
 
 
-def scientific(value: float) -> str:
-    """Two digits, and powers of ten as people write them: 0.012, 3.1 × 10⁻⁷."""
+def scientific(value: float, digits: int = 2) -> str:
+    """So many digits, and powers of ten as people write them: 0.012, 3.1 × 10⁻⁷."""
     from components.report.charts import SUPERSCRIPT
 
     if math.isinf(value):
         return f"over 10{'308'.translate(SUPERSCRIPT)}"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.2g}" if abs(value) < 100 else f"{value:,.0f}"
-    digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+        rounded = f"{value:.{digits}g}"
+        return rounded if "e" not in rounded and abs(value) < 10**digits else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
 
 
 def typical_log_p0(results: Results) -> float:
@@ -121,6 +125,17 @@ def escapes(results: Results) -> list[Escape]:
     slowest = escape_time_order(log_p0, 1.0).item()
     times = [(q, escape_time_order(log_p0, q).item()) for q in commitments]
     return [Escape(q, time, time / slowest) for q, time in times]
+
+
+def _outlooks(results: Results) -> list[tuple[Forecast, str, str]]:
+    """The forecast of each arm, in the order by q, its label, and when half of the examples escaped in training."""
+    forecasts = {item.arm: item for item in results.forecasts}
+    found = []
+    for arm in results.ordered:
+        steps = sorted((run.escape_step for run in arm.runs), key=lambda step: (step is None, step))
+        if arm.name in forecasts:
+            found.append((forecasts[arm.name], arm.label, ", ".join("never" if s is None else str(s) for s in steps)))
+    return found
 
 
 def answers(results: Results) -> list[tuple[str, list[Answer]]]:

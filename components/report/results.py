@@ -15,14 +15,23 @@ import numpy as np
 from components.config import Arm, Method
 from components.errors import UserError
 from components.evaluation.metrics import Estimate, Values
+from components.forecast import Forecast
+from components.forecast import read as read_forecasts
 
 METHOD_NAMES = {
     Method.GRPO: "GRPO",
+    Method.DR_GRPO: "Dr. GRPO",
+    Method.RLOO: "RLOO",
+    Method.MAXRL: "MaxRL",
+    Method.STAR: "STaR",
     Method.GARL: "GARL",
     Method.GARL_PLUGIN: "plug-in GARL",
     Method.GARL_DEBIASED: "debiased GARL",
+    Method.GARL_SCORE: "score-only GARL",
     Method.PAFT: "PAFT",
+    Method.GARL_PAFT: "GARL→PAFT",
 }
+SMOOTHED = 5  # steps over which the share of escaped examples is averaged, since a step has few of them
 LEARNED = 0.5  # the maj@k from which on a kind of problem counts as learned
 # What train.json tells of a run.
 MADE = ("steps", "best_step", "wall_seconds", "mlflow_run_id", "model_name", "model_version")
@@ -145,6 +154,14 @@ class Run:
     model_name: str
     model_version: str
 
+    @property
+    def escape_step(self) -> int | None:
+        """The step by which half of the training examples of the last SMOOTHED steps had P of 0.1 or more; or never."""
+        shares = np.nan_to_num(self.curves["train/escaped"])
+        means = np.convolve(shares, np.ones(SMOOTHED) / SMOOTHED, "valid") if len(shares) >= SMOOTHED else np.empty(0)
+        reached = np.flatnonzero(means >= 0.5 - 1e-9)
+        return int(reached[0]) + SMOOTHED if len(reached) else None
+
 
 @dataclass(frozen=True)
 class ArmResults:
@@ -155,7 +172,7 @@ class ArmResults:
     @property
     def label(self) -> str:
         method = METHOD_NAMES[self.arm.method]
-        return method if self.arm.q is None else f"{method} q={self.arm.q:g}"
+        return f"{method} q={self.arm.q_text}" if self.arm.q_text else method
 
     @property
     def figures(self) -> Figures:
@@ -164,7 +181,7 @@ class ArmResults:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything the report shows. base_samples is empty where the probe left none."""
+    """Everything the report shows. base_samples and forecasts are empty where the probe left none."""
 
     task: str
     start: str
@@ -175,6 +192,7 @@ class Results:
     base: Figures
     base_samples: list[Samples]
     arms: list[ArmResults]
+    forecasts: list[Forecast] = field(default_factory=list)
 
     @property
     def kinds(self) -> list[str]:
@@ -198,11 +216,9 @@ class Results:
 
     @property
     def ordered(self) -> list[ArmResults]:
-        """The arms by q, GRPO before all."""
+        """The arms by q: before all those without one, behind all those whose q moves."""
         methods = list(Method)
-        return sorted(
-            self.arms, key=lambda item: (-1 if item.arm.q is None else item.arm.q, methods.index(item.arm.method))
-        )
+        return sorted(self.arms, key=lambda item: (_place(item.arm), methods.index(item.arm.method), item.name))
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat object for the base model and for each run, as in results.json."""
@@ -212,7 +228,7 @@ class Results:
         rows = [common | base | self._flat(self.base) | self._flat_kinds(self.base_kinds) | nobody]
         for item in self.arms:
             for run in item.runs:
-                who = {"arm": item.name, "method": item.arm.method.value, "q": item.arm.q, "seed": run.seed}
+                who = {"arm": item.name, "method": item.arm.method.value, "q": item.arm.q_recorded, "seed": run.seed}
                 made = {name: getattr(run, name) for name in nobody}
                 figures = self._flat(run.figures) | self._flat_kinds(by_kind(run.samples, self.kinds))
                 rows.append(common | who | {"split": self.split} | figures | made)
@@ -236,6 +252,13 @@ class Results:
         return flat | {"exact_at_1": figures.exact_at_1.value}
 
 
+def _place(arm: Arm) -> float:
+    """Where an arm stands among commitments from 0 to 1."""
+    if arm.commitment is None:
+        return -1
+    return 2 if arm.q is None else arm.q
+
+
 def collect(build: Path, arms: Sequence[str], seeds: Sequence[int]) -> Results:
     """Read what the probe, the training and the evaluation of these arms and seeds left in the build folder.
 
@@ -257,6 +280,7 @@ def collect(build: Path, arms: Sequence[str], seeds: Sequence[int]) -> Results:
         probe=probe,
         base=base,
         base_samples=read_samples(base_samples) if base_samples.exists() else [],
+        forecasts=read_forecasts(build / "probe"),
         arms=[
             ArmResults(arm, Arm.parse(arm), [_run(build, arm, seed, evaluations[arm, seed]) for seed in seeds])
             for arm in arms

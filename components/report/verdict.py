@@ -58,6 +58,12 @@ def kinds_learned(arm: ArmResults, results: Results) -> list[int]:
     return [sum(kind.learned for kind in by_kind(run.samples, results.kinds).values()) for run in arm.runs]
 
 
+def kinds_range(arm: ArmResults, results: Results, to: str = " to ") -> str:
+    """The least and the most kinds that a seed has learned: "2", or "2 to 3"."""
+    low, high = min(counts := kinds_learned(arm, results)), max(counts)
+    return str(low) if low == high else f"{low}{to}{high}"
+
+
 def succeeded(arm: ArmResults, results: Results) -> bool:
     """Whether every seed did what there was to do: learn all kinds of problems, escape, or improve."""
     if results.kinds:
@@ -71,8 +77,7 @@ def outcome(arm: ArmResults, results: Results) -> str:
     Where there are kinds of problems, how many of them it learned: "2 of 4 kinds", "2 to 3 of 4 kinds".
     """
     if results.kinds:
-        low, high = min(counts := kinds_learned(arm, results)), max(counts)
-        return f"{low if low == high else f'{low} to {high}'} of {len(results.kinds)} kinds"
+        return f"{kinds_range(arm, results)} of {len(results.kinds)} kinds"
     found = verdicts(arm, results)
     good = [item for item in found if item in GOOD]
     if good and len(good) < len(found):
@@ -130,7 +135,7 @@ def named(arms: Sequence[ArmResults]) -> str:
     by_method = sorted(arms, key=lambda item: list(Method).index(item.arm.method))
     groups = []
     for method, members in groupby(by_method, key=lambda item: item.arm.method):
-        qs = [f"{item.arm.q:g}" for item in members if item.arm.q is not None]
+        qs = [item.arm.q_text for item in members if item.arm.q_text]
         groups.append(METHOD_NAMES[method] + (f" at q = {_listed(qs)}" if qs else ""))
     return ", and ".join([", ".join(groups[:-1]), groups[-1]]) if len(groups) > 2 else " and ".join(groups)
 

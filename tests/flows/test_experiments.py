@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow
 TASK = "finqa" if SAMPLES else "skills"
 ARM = "garl-debiased-q1"
 CHANGED = [
-    f"arms=[{ARM}]", "task.train=8", "task.validation=4", "task.test=4", "rollout.group_size=2", "probe.examples=2",
+    f"arms=[{ARM}]", "task.train=8", "task.validation=4", "task.test=4", "rollout.group_size=2",
+    "probe.examples=2", "probe.look_ahead=1",
     "train.steps=2", "train.validate_every=2", "train.groups_per_step=2", "evaluation.samples=2",
     "task.start=cold", *([f"task.name={TASK}", f"task.path={SAMPLES}/finqa"] if SAMPLES else []),
 ]  # fmt: skip

@@ -14,7 +14,8 @@ from tests.flows.conftest import Thaw
 ARM = "garl-q0.75"
 SETTINGS = [
     *SMALL, f"arms=[{ARM}]", "task.train=8", "task.validation=4", "task.test=4", "task.max_prompt_tokens=4096",
-    "rollout.group_size=2", "rollout.max_new_tokens=12", "rollout.answer_reserve=8", "probe.examples=4",
+    "rollout.group_size=2", "rollout.max_new_tokens=12", "rollout.answer_reserve=8",
+    "probe.examples=4", "probe.look_ahead=1",
     "train.steps=2", "train.groups_per_step=2", "evaluation.samples=2",
 ]  # fmt: skip
 
@@ -60,6 +61,8 @@ def test_a_published_data_set_goes_from_its_files_to_the_report(
     assert f"P of {len(probe['log_p'])} training examples" in said["probe"]
     assert "10^" in said["probe"]
     assert "#" in said["probe"]
+    assert "RL stalls here: " in said["probe"]
+    assert ARM in said["probe"]  # the one arm that it looked ahead for
 
     rows = {row["arm"]: row for row in json.loads((build / "report/results.json").read_text())}
     assert set(rows) == {"base", ARM}

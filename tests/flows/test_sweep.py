@@ -10,6 +10,7 @@ import yaml
 
 from components.data.digest import dvc_md5
 from components.data.skills import KINDS
+from components.forecast import read
 from components.tracking.version import Version
 from tasks.build import Build
 from tests.flows.conftest import Swept
@@ -123,6 +124,23 @@ def test_the_arms_are_children_of_one_run_and_end_well(swept: Swept):
         history = client.get_metric_history(run.info.run_id, "train/p_estimate")
         assert [value.step for value in history] == list(range(1, 17))
         assert {"test/maj_at_4", "validation/maj_at_4"} <= run.data.metrics.keys()
+
+
+def test_the_probe_looked_ahead_for_every_arm_and_is_a_run_beside_them(swept: Swept):
+    forecasts = read(swept["probe"])
+    assert [item.arm for item in forecasts] == ARMS
+    client = swept.project.tracker().store.client
+    arm = client.get_run(swept.json("train/grpo/0/train.json")["mlflow_run_id"])
+    [run] = client.search_runs([arm.info.experiment_id], "attributes.run_name = 'probe'")
+    assert run.data.tags["mlflow.parentRunId"] == arm.data.tags["mlflow.parentRunId"]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["probe/p0_mean"] == swept.json("probe/probe.json")["p0"]["mean"]
+    for item in forecasts:
+        assert run.data.metrics[f"forecast/{item.arm}/gain_nats"] == item.gain.value
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"probe.json", "forecast.json"}
+    assert "What the probe forecast" in swept["report/index.html"].read_text(encoding="utf-8")
+    assert "RL stalls here" in swept.log
+    assert re.search(r"looking ahead 1 steps for each of 3 arms: some [\d,]+ rollouts", swept.log)
 
 
 def test_runs_name_the_data_as_dvc_does(swept: Swept):

@@ -13,6 +13,7 @@ import pytest
 
 from components.config import Arm, Method
 from components.evaluation.metrics import bootstrap, majority, pass_at_k
+from components.forecast import Forecast, Gradient, escape_times, half_escape, write
 
 # When an arm leaves the cold start, as a share of its steps, and how much of the task it then solves.
 ESCAPES = {0.75: (0.55, 0.72), 1.0: (0.2, 0.93)}
@@ -76,6 +77,24 @@ def _write_probe(folder: Path, ids: list[str], k: int, p0: float, kinds: Sequenc
     _write_samples(folder, samples)
 
 
+def write_forecasts(folder: Path, arms: Sequence[str], examples: int = 20) -> list[Forecast]:
+    """Forecasts for these arms, in which log P rises by 8 q - 2 nats."""
+    random = np.random.default_rng(2)
+    before, forecasts = random.normal(-12, 1, examples), []
+    for arm in map(Arm.parse, arms):
+        after = before + random.normal(-2 + 8 * (arm.q or 0), 0.5, examples)
+        step, interval = half_escape(escape_times(before, after, 8), resamples=100)
+        rewarded = arm.q is None
+        gradient = Gradient(0.5, 0.001, 0.8, None if rewarded else 5.5, None if rewarded else 0.1)
+        gain = bootstrap(after - before, resamples=100, seed=0)
+        shares = (0.05, 0.5) if rewarded else (1.0, 1.0)
+        forecasts.append(
+            Forecast(arm.name, 8, *shares, gradient, gain, step, interval, before.tolist(), after.tolist())
+        )
+    write(folder, forecasts)
+    return forecasts
+
+
 def _write_training(
     folder: Path, arm: Arm, seed: int, steps: int, k: int, p0: float, leaves: float, level: float, random: Any,
     kinds: Sequence[str],
@@ -85,6 +104,7 @@ def _write_training(
         out = 1 / (1 + math.exp(-40 * (step / steps - leaves) - 1))
         p = math.exp(math.log(max(level, 1e-9)) * out + math.log(30 * p0) * (1 - out) + random.normal(0, 0.4))
         row = {"step": step, "train/p_estimate": min(1.0, p), "train/groups_without_gradient": 0.0}
+        row["train/escaped"] = float(out > 0.5)
         if arm.method is Method.GRPO:
             row |= {"train/p_estimate": float(random.random() < 0.1) / 512, "train/groups_without_gradient": 15.0}
         else:

@@ -2,11 +2,15 @@
 
 import math
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.textpath import TextPath
 
-from components.config import Arm
+from components.config import OF_REWARDS, Arm, Method
+from components.objective.commitment import Course
 from components.report import charts
+from components.report.results import METHOD_NAMES, collect
 
 
 def luminance(colour: str) -> float:
@@ -15,7 +19,35 @@ def luminance(colour: str) -> float:
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
-@pytest.mark.parametrize("method", ["garl", "garl-plugin", "garl-debiased", "paft"])
+def test_every_method_has_a_name_a_hue_and_a_marker_of_its_own() -> None:
+    for given in (METHOD_NAMES, charts.HUES, charts.MARKERS):
+        assert given.keys() == set(Method)
+        assert len(set(given.values())) == len(Method)
+
+
+@pytest.mark.parametrize("method", sorted(OF_REWARDS))
+def test_methods_without_a_commitment_stand_out_too(method: Method) -> None:
+    arm = Arm.parse(method.value)
+    assert luminance(charts.shade(arm, dark=True)) > 0.1
+    assert luminance(charts.shade(arm, dark=False)) < 0.5
+
+
+def test_every_commitment_that_moves_has_a_shade_of_its_own() -> None:
+    assert charts.MOVING.keys() == set(Course) - {Course.CONSTANT}
+    arms = ["garl-q1to0", "garl-q1to0-cosine", "garl-q1to0-at0.5", "garl-qadaptive", "garl-qeach"]
+    for dark in (False, True):
+        assert len({charts.shade(Arm.parse(arm), dark=dark) for arm in arms}) == len(arms)
+
+
+@pytest.mark.parametrize("arm", ["grpo", "garl-score-q1to0-cosine", "garl-debiased-q0.75to0.25-at0.5"])
+def test_there_is_room_for_the_longest_label(builder, arm: str) -> None:
+    results = collect(builder(["garl-q1", arm], [0]), ["garl-q1", arm], [0])
+    with matplotlib.rc_context(charts.STYLE):
+        width = TextPath((0, 0), results.arms[1].label, size=8.5).get_extents().width
+    assert charts.label_margin(results) >= width + 8
+
+
+@pytest.mark.parametrize("method", sorted(set(Method) - OF_REWARDS))
 def test_a_higher_q_stands_out_more(method: str) -> None:
     arms = [Arm.parse(f"{method}-q{q}") for q in (0, 0.25, 0.5, 0.75, 1)]
     light = [luminance(charts.shade(arm, dark=False)) for arm in arms]

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.forecast import advice
 from components.report.page import answers, escapes, scientific, write_report
 from components.report.results import Results, collect
+from tests.components.report.conftest import write_forecasts
 
 ARMS = ["grpo", "garl-q0", "garl-q0.75", "garl-q1", "garl-debiased-q1", "paft-q0.75"]
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -179,7 +181,26 @@ def test_answers_run_from_easy_to_hard(builder) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (0.0123, "0.012"), (3.14e-7, "3.1 × 10⁻⁷"), (1950.4, "1,950"), (4.1e4, "4.1 × 10⁴"), (13.7, "14"),
-     (math.inf, "over 10³⁰⁸")],
+     (math.inf, "over 10³⁰⁸"), (99.97, "100")],
 )  # fmt: skip
 def test_scientific(value: float, text: str) -> None:
     assert scientific(value) == text
+
+
+def test_the_forecasts_stand_beside_what_happened(builder) -> None:
+    build = builder(ARMS, [0, 1])
+    assert "What the probe forecast" not in report(build, ARMS, [0, 1])[0]
+    forecasts = {item.arm: item for item in write_forecasts(build / "probe", ARMS)}
+    html, results = report(build, ARMS, [0, 1])
+    section = html[html.index("What the probe forecast") :].partition("</section>")[0]
+    assert advice(list(forecasts.values())) in section
+    rows = re.findall(r"<tr><td>.*?</tr>", section, re.DOTALL)
+    for row, arm in zip(rows, results.ordered, strict=True):
+        item = forecasts[arm.name]
+        assert arm.label in row
+        assert f"{item.gain.value:+.1f}" in row
+        assert ("never" if item.escape_step is None else f"step {item.escape_step:.0f}") in row
+        for run in arm.runs:
+            assert ("never" if run.escape_step is None else str(run.escape_step)) in row.rpartition("<td>")[2]
+    assert any(run.escape_step is not None for arm in results.arms for run in arm.runs)
+    Page(html)

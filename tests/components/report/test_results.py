@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from components.config import Arm
 from components.errors import UserError
 from components.evaluation.compare import compare
 from components.evaluation.metrics import Estimate
 from components.report.page import render
-from components.report.results import Figures, Results, collect, read_samples
+from components.report.results import ArmResults, Figures, Results, collect, read_samples
 from components.report.tables import comparison_table, results_table
 
 ARMS = ["paft-q0.75", "grpo", "garl-q1"]
@@ -143,6 +144,44 @@ def test_the_base_models_samples_are_optional(build: Path) -> None:
     assert collect(build, ARMS, [0]).base_samples == []
 
 
+@pytest.mark.parametrize(
+    ("arm", "label"),
+    [
+        ("grpo", "GRPO"),
+        ("dr-grpo", "Dr. GRPO"),
+        ("rloo", "RLOO"),
+        ("maxrl", "MaxRL"),
+        ("star", "STaR"),
+        ("garl-q0", "GARL q=0"),
+        ("garl-q1.0", "GARL q=1"),
+        ("garl-plugin-q1", "plug-in GARL q=1"),
+        ("garl-debiased-q0.25", "debiased GARL q=0.25"),
+        ("garl-score-q0.75", "score-only GARL q=0.75"),
+        ("garl-paft-q0.75", "GARL→PAFT q=0.75"),
+        ("garl-q1to0", "GARL q=1to0"),
+        ("garl-q1to0-cosine", "GARL q=1to0-cosine"),
+        ("garl-q1to0-at0.5", "GARL q=1to0-at0.5"),
+        ("paft-qadaptive", "PAFT q=adaptive"),
+        ("garl-qeach", "GARL q=each"),
+    ],
+)
+def test_labels_say_the_method_and_its_commitment(arm: str, label: str) -> None:
+    assert ArmResults(arm, Arm.parse(arm), []).label == label
+
+
+def test_arms_come_by_commitment_those_without_first_and_those_that_move_last(builder) -> None:
+    arms = ["garl-qadaptive", "garl-q1", "rloo", "paft-q0.25", "garl-q1to0", "garl-paft-q1", "garl-q0.25", "grpo"]
+    found = collect(builder(arms, [0]), arms, [0])
+    assert [item.name for item in found.ordered] == [
+        "grpo", "rloo", "garl-q0.25", "paft-q0.25", "garl-q1", "garl-paft-q1", "garl-q1to0", "garl-qadaptive",
+    ]  # fmt: skip
+    recorded = {row["arm"]: row["q"] for row in found.rows()}
+    assert recorded == {
+        "base": None, "garl-qadaptive": "adaptive", "garl-q1": 1, "rloo": None, "paft-q0.25": 0.25,
+        "garl-q1to0": "1to0", "garl-paft-q1": 1, "garl-q0.25": 0.25, "grpo": None,
+    }  # fmt: skip
+
+
 def test_results_table_fits_and_shows_every_seed(results: Results) -> None:
     text = shown(results_table(results))
     assert max(map(len, text.splitlines())) <= 100
@@ -185,7 +224,7 @@ def test_the_table_of_kinds_fits(builder) -> None:
     kinds = ["sort", "reverse", "rotate", "increment"]
     found = collect(builder(arms, list(range(5)), k=16, kinds=kinds), arms, list(range(5)))
     lines = shown(results_table(found)).splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
     row = next(line for line in lines if line.startswith("GARL q=1"))
     wanted = [found.kinds_of(found.arms[5])[kind].maj_at_k for kind in kinds]
     assert row.split()[-4:] == [f"{100 * value:.0f}" for value in wanted]

@@ -112,6 +112,8 @@ def test_arms_in_a_sentence() -> None:
     arms = [arm("paft-q1", 0.0), arm("grpo", 0.0), arm("garl-q0", 0.0), arm("garl-q0.25", 0.0), arm("garl-q0.5", 0.0)]
     assert named(arms) == "GRPO, GARL at q = 0, 0.25 and 0.5, and PAFT at q = 1"
     assert named(arms[:2]) == "GRPO and PAFT at q = 1"
+    moving = [arm("garl-q1", 0.0), arm("maxrl", 0.0), arm("garl-q1to0", 0.0), arm("garl-qadaptive", 0.0)]
+    assert named(moving) == "MaxRL and GARL at q = 1, 1to0 and adaptive"
 
 
 # Kinds of problems

@@ -1,0 +1,184 @@
+"""What the arms are expected to do on a base model, and which of them to take: what look-aheads measured, weighed up.
+
+`components.training.look_ahead` measures; here is what follows from it. All logs are natural.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from components.errors import UserError
+from components.evaluation.metrics import Estimate, Values
+from components.objective.commitment import ATTENUATION
+
+ESCAPED = math.log(ATTENUATION)  # log P from which on an example counts as escaped
+SEED = 0  # of all resampling here
+STALLS = 0.05  # the share of examples out of RL's reach from which on it is said
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """An arm's gradient on the base model, over two batches.
+
+    norm: the mean, before clipping. rms: of its elements, to be held against the optimizer's epsilon. agreement: the
+    cosine between the two batches' gradients, 1 is all signal and 0 all noise; None where one has none.
+    effective_samples: how many rollouts of a group share its weight, the mean; None for arms that learn from rewards.
+    bias: of the plug-in's amplification P^-q, relative (`estimators.amplification_bias`); None where nothing is
+    amplified by one fixed q.
+    """
+
+    norm: float
+    rms: float
+    agreement: float | None
+    effective_samples: float | None
+    bias: float | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an arm did in a few steps from the base model, and what that lets expect.
+
+    examples_with_gradient: the expected share of examples whose group has a gradient; batches_with_gradient: of steps
+    in which one of them has. gain: the change of mean log P over held-out examples after `steps` steps, in nats, with
+    its 95% interval over examples. escape_step: when half of the examples will have reached P = 0.1, None for never.
+    before, after: log P of each held-out example, None for log 0.
+    """
+
+    arm: str
+    steps: int
+    examples_with_gradient: float
+    batches_with_gradient: float
+    gradient: Gradient
+    gain: Estimate
+    escape_step: float | None
+    escape_interval: tuple[float | None, float | None]
+    before: list[float | None]
+    after: list[float | None]
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Self:
+        low, high = record["escape_interval"]
+        parts = {"gradient": Gradient(**record["gradient"]), "gain": Estimate(**record["gain"])}
+        return cls(**{**record, **parts, "escape_interval": (low, high)})
+
+    @property
+    def gains(self) -> Values:
+        """The change of each held-out example's log P in nats, NaN where a rationale made its answer possible only
+        before or only after the steps, or never."""
+        before, after = (np.array([math.nan if p is None else p for p in side]) for side in (self.before, self.after))
+        return after - before
+
+
+def write(folder: Path, forecasts: Sequence[Forecast]) -> None:
+    """Write folder/forecast.json."""
+    text = json.dumps([asdict(item) for item in forecasts], indent=1)
+    (folder / "forecast.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> list[Forecast]:
+    """What `write` left there; nothing where there was no look-ahead.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder / "forecast.json"
+    if not file.is_file():
+        return []
+    try:
+        return [Forecast.read(record) for record in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{file} is damaged or from another version; run `thaw probe` again.") from None
+
+
+# Extrapolation
+
+
+def escape_times(before: Values, after: Values, steps: int) -> Values:
+    """The step at which each example reaches P = 0.1 if log P goes on as in these steps; inf for never.
+
+    A straight line in log P is what gradient flow at q = 1 does; AdamW was seen to come near it at every q.
+
+    before, after: log P, [examples] each, so many steps apart; -inf for a P of 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = steps * (ESCAPED - before) / (after - before)
+    times[~(after > before) | ~np.isfinite(before)] = np.inf
+    times[before >= ESCAPED] = 0
+    return times
+
+
+def half_escaped(times: Values) -> Values:
+    """The step at which half of the examples have escaped, [...] from [..., examples]."""
+    return np.sort(times, -1)[..., (times.shape[-1] - 1) // 2]
+
+
+def half_escape(times: Values, *, resamples: int) -> tuple[float | None, tuple[float | None, float | None]]:
+    """`half_escaped` and its 95% bootstrap interval over examples; None for never. times: [examples]."""
+    drawn = np.random.default_rng(SEED).integers(len(times), size=(resamples, len(times)))
+    low, high = np.quantile(half_escaped(times[drawn]), [0.025, 0.975], method="nearest")
+    return finite(half_escaped(times).item()), (finite(low), finite(high))
+
+
+def finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+# Advice
+
+
+def out_of_reach(log_p: Sequence[float | None], rollouts: int) -> float:
+    """The share of examples of whose like no right answer is expected in so many rollouts: P below 1 / rollouts.
+
+    log_p: of examples under the base model, None for log 0.
+    """
+    return sum(value is None or value < -math.log(rollouts) for value in log_p) / len(log_p)
+
+
+def advice_on_rl(log_p: Sequence[float | None], rollouts: int, groups_with_signal: float) -> str:
+    """Whether RL on sampled answers would stall, in a sentence; rollouts: of a whole run.
+
+    groups_with_signal: the share of groups in which rewards would differ.
+    """
+    share = out_of_reach(log_p, rollouts)
+    if share < STALLS:
+        return f"RL has a signal here: rewards would differ in {groups_with_signal:.1%} of the groups."
+    where = "" if share == 1 else f" on {share:.0%} of the examples"
+    return (
+        f"RL stalls here{where}: their P is so small that not one right answer is expected in all {rollouts:,} rollouts"
+        f" of a run. Rewards would differ in {groups_with_signal:.1%} of the groups."
+    )
+
+
+def recommended(forecasts: Sequence[Forecast]) -> tuple[Forecast, float]:
+    """The arm that raised mean log P of held-out examples most, and how sure it is that no other raises it more.
+
+    The latter is the share of resampled sets of examples (1,000) in which it comes first; examples whose change is
+    unknown for some arm are left out of that.
+    """
+    best = max(forecasts, key=lambda item: item.gain.value)
+    gains = np.stack([item.gains for item in forecasts])
+    gains = gains[:, np.isfinite(gains).all(0)]
+    if not gains.shape[1]:
+        return best, 1 / len(forecasts)
+    drawn = np.random.default_rng(SEED).integers(gains.shape[1], size=(1000, gains.shape[1]))
+    means = gains[:, drawn].mean(-1)  # [arms, resamples]
+    return best, float((means.argmax(0) == list(forecasts).index(best)).mean())
+
+
+def advice(forecasts: Sequence[Forecast]) -> str:
+    """Which arm to train, why, and how sure that is, in a sentence."""
+    best, sure = recommended(forecasts)
+    gain = f"{best.gain.value:+.1f} nats [{best.gain.low:+.1f}, {best.gain.high:+.1f}]"
+    did = f"in {best.steps} steps it changed mean log P of held-out examples by {gain}"
+    if best.gain.low <= 0:
+        return (
+            f"No arm got anywhere that can be told from chance; of the best, {best.arm}: {did}. Look further ahead"
+            " (probe.look_ahead), sample larger groups (rollout.group_size), or try a higher q."
+        )
+    when = "" if best.escape_step is None else f"; half of them reach P = 0.1 at about step {best.escape_step:.0f}"
+    return f"Train {best.arm}: {did}, the most of all arms in {sure:.0%} of resampled sets of examples{when}."

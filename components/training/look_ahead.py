@@ -1,0 +1,157 @@
+"""What each arm does from the base model on: its gradient there, and a few real steps on a copy of the weights.
+
+The copy is trained as the arm would begin, with an optimizer of its own, and log P of examples that it did not train on
+is measured before and behind. Every figure is measured; only the step of the escape is extrapolated.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.config import Arm, Method, Settings
+from components.data.example import Example
+from components.data.prepare import example, load_split
+from components.errors import UserError
+from components.evaluation.metrics import Values, bootstrap
+from components.forecast import Forecast, Gradient, escape_times, finite, half_escape
+from components.objective.estimators import amplification_bias
+from components.policy.logprobs import Scorer
+from components.policy.model import Codec, load_model, load_tokenizer
+from components.probe import grpo_signal, log_success
+from components.progress import progress, say
+from components.randomness import derive_seed
+from components.rollout.engine import RolloutEngine
+from components.rollout.open import open_engine
+from components.training.groups import GroupSampler
+from components.training.ranks import device
+from components.training.trainer import Trainer
+from components.training.turn import Turn
+from components.training.zero import start_ranks
+
+BATCHES = 2  # whose gradients are compared
+
+
+def look_ahead(settings: Settings, log_p: Sequence[float | None], *, data: Path, base: Path) -> list[Forecast]:
+    """A forecast for every arm of the settings, by one process.
+
+    log_p: of the probed examples under the base model, in nats, None for log 0.
+
+    Raises:
+        UserError: the data or the base model cannot be used.
+    """
+    arms = [Arm.parse(name) for name in settings.arms]
+    say(_cost(settings, len(arms)))
+    start_ranks()
+    train = load_split(data, "train")
+    held_out = [example(row) for row in islice(load_split(data, "validation"), settings.probe.held_out)]
+    codec = Codec(load_tokenizer(base), settings.model, chat=settings.task.start == "warm")
+    copy = load_model(base, dtype=settings.model.dtype).to(device())  # what rationales are sampled from
+    p = torch.tensor([0.0 if value is None else math.exp(value) for value in log_p], dtype=torch.float64)
+    found = []
+    with open_engine(settings, copy, base, codec.markers) as engine:
+        look = _Look(settings, engine, copy, codec, held_out)
+        for arm in arms:
+            policy = load_model(base, dtype=settings.model.dtype).to(device())
+            sampler = GroupSampler(settings, arm, derive_seed("forecast"), train, codec)
+            trainer = Trainer(policy, arm, settings.train, seed=sampler.seed)
+            found.append(look.ahead(arm, trainer, sampler, p))
+            trainer.close()
+    return found
+
+
+class _Look:
+    """What all arms' look-aheads share: the engine, the model that it samples from, and the held-out examples."""
+
+    def __init__(
+        self, settings: Settings, engine: RolloutEngine, copy: torch.nn.Module, codec: Codec, held_out: list[Example]
+    ) -> None:
+        self.settings, self.engine, self.copy, self.codec, self.held_out = settings, engine, copy, codec, held_out
+        self.scorer = Scorer(copy)
+        self.before: Tensor | None = None  # log P under the base model, which is every arm's
+
+    def ahead(self, arm: Arm, trainer: Trainer, sampler: GroupSampler, p: Tensor) -> Forecast:
+        self._sample_from(trainer.weights())
+        if self.before is None:
+            self.before = self._log_p()
+        gradient = self._gradient(arm, trainer, sampler)
+        steps, curves = self.settings.probe.look_ahead, []
+        for step in progress(range(steps), f"look ahead {arm.name}"):
+            self._sample_from(trainer.weights())
+            turn = Turn.at(arm, step, self.settings.train.steps, curves)
+            report = trainer.update(sampler.groups(self.engine, step), step, turn)
+            curves.append(report.metrics() | turn.figures(arm, report.mean_log_p, curves))
+        self._sample_from(trainer.weights())
+        return self._told(arm, gradient, p, self.before.numpy(), self._log_p().numpy())
+
+    def _sample_from(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        own = self.copy.state_dict()
+        with torch.no_grad():
+            for name, weight in weights:
+                own[name].copy_(weight)
+        self.engine.load_weights(own.items())
+
+    def _log_p(self) -> Tensor:
+        return log_success(self.engine, self.scorer, self.codec, self.held_out, self.settings)
+
+    def _gradient(self, arm: Arm, trainer: Trainer, sampler: GroupSampler) -> Gradient:
+        found = [trainer.gradient(sampler.groups(self.engine, batch), batch) for batch in range(BATCHES)]
+        (one, _), (other, _) = found
+        sizes = [gradient.norm().item() for gradient, _ in found]
+        samples = [value for _, report in found for value in report.effective_samples if value > 0]
+        effective = float(np.mean(samples)) if samples else None
+        return Gradient(
+            norm=float(np.mean(sizes)),
+            rms=float(np.mean(sizes)) / len(one) ** 0.5,
+            agreement=(one @ other).item() / math.prod(sizes) if all(sizes) else None,
+            effective_samples=effective,
+            bias=amplification_bias(arm.q, samples, self.settings.rollout.group_size) if samples and arm.q else None,
+        )
+
+    def _told(self, arm: Arm, gradient: Gradient, p: Tensor, before: Values, after: Values) -> Forecast:
+        settings, resamples = self.settings, self.settings.evaluation.bootstrap
+        share = with_gradient(arm, p, settings.rollout.group_size)
+        possible = np.isfinite(before) & np.isfinite(after)
+        if not possible.any():
+            raise UserError(
+                f"no rationale made the gold answer of any of {len(before)} validation examples possible; look at the"
+                " answers, raise rollout.max_new_tokens, or set probe.look_ahead to 0."
+            )
+        steps = settings.probe.look_ahead
+        escape_step, escape_interval = half_escape(escape_times(before, after, steps), resamples=resamples)
+        gains = (after - before)[possible]
+        return Forecast(
+            arm=arm.name,
+            steps=steps,
+            examples_with_gradient=share,
+            batches_with_gradient=1 - (1 - share) ** settings.train.groups_per_step,
+            gradient=gradient,
+            gain=bootstrap(gains, resamples=resamples, seed=settings.evaluation.seed),
+            escape_step=escape_step,
+            escape_interval=escape_interval,
+            before=[finite(value) for value in before],
+            after=[finite(value) for value in after],
+        )
+
+
+def with_gradient(arm: Arm, p: Tensor, group_size: int) -> float:
+    """The expected share of examples whose group has a gradient; p: of the examples under the base model."""
+    if not arm.samples_answers:
+        return (p > 0).double().mean().item()
+    if arm.method is Method.STAR:
+        return (1 - (1 - p) ** group_size).mean().item()
+    return grpo_signal(p, group_size)
+
+
+def _cost(settings: Settings, arms: int) -> str:
+    steps, batch = settings.probe.look_ahead, settings.train.groups_per_step * settings.rollout.group_size
+    scored = (arms + 1) * settings.probe.held_out * settings.rollout.group_size
+    rollouts = arms * (steps + BATCHES) * batch + scored
+    return (
+        f"looking ahead {steps} steps for each of {arms} arms: some {rollouts:,} rollouts, as many as"
+        f" {rollouts / batch:.0f} steps of training (probe.look_ahead = 0 leaves it out)"
+    )

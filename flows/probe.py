@@ -1,0 +1,66 @@
+"""`thaw probe`: what to expect of a base model and of every arm, before any training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from components.config import Settings, load_settings
+from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params
+
+if TYPE_CHECKING:
+    from tasks.probe import Probed
+
+
+def probe(
+    data: Data = None,
+    base: Base = None,
+    out: Annotated[Path, typer.Option(help="Where probe.json goes.")] = BUILD / "probe",
+    params: Params = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Ask before training: would RL stall here, what would every arm do, and which is the one to take?
+
+    Estimates how often the base model is right, then takes a few real steps with every arm on a copy of it.
+    """
+    settings = load_settings(params, overrides or [])
+    from components.tracking.runs import connect
+    from tasks.inputs import find_base, find_data
+    from tasks.probe import run_probe
+    from tasks.workspace import project_root
+
+    found = run_probe(
+        settings,
+        data=find_data(settings, data, BUILD, out),
+        base=find_base(settings, base, BUILD, out),
+        out=out,
+        tracker=connect(project_root()),
+    )
+    _show(settings, found)
+
+
+def _show(settings: Settings, probed: "Probed") -> None:
+    from rich.console import Console
+
+    from components.forecast import advice, advice_on_rl
+    from components.probe import histogram
+    from components.report.tables import forecast_table
+
+    found, k = probed.probe, settings.evaluation.samples
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"P of {found.examples} training examples: mean {found.p0['mean']:.2g}, median {found.p0['median']:.2g}\n"
+    )
+    for line in histogram(found.log_p):
+        console.print(line, markup=False)
+    for kind, of in found.kinds.items():
+        console.print(f"{kind}: median P {of['median']:.2g}")
+    console.print(f"held-out maj@{k} of the base model: {found.base[f'maj_at_{k}']:.1%}\n")
+    if probed.forecasts:
+        console.print(forecast_table(probed.forecasts))
+        console.print()
+    train = settings.train
+    rollouts = train.steps * train.groups_per_step * settings.rollout.group_size
+    console.print(advice_on_rl(found.log_p, rollouts, found.grpo_groups_with_signal), markup=False)
+    if probed.forecasts:
+        console.print(advice(probed.forecasts), style="bold", markup=False)

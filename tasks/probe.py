@@ -1,0 +1,59 @@
+"""The probe as a step: how often the base model is right, what each arm would do, and both as a run in MLflow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.config import Settings
+
+if TYPE_CHECKING:
+    from components.forecast import Forecast
+    from components.probe import Probe
+    from components.tracking.runs import Tracker
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What was found; forecasts is empty where probe.look_ahead is 0."""
+
+    probe: "Probe"
+    forecasts: "list[Forecast]"
+
+
+def run_probe(settings: Settings, *, data: Path, base: Path, out: Path, tracker: "Tracker") -> Probed:
+    """Probe the base model and look ahead; writes out/probe.json, samples.jsonl and forecast.json.
+
+    Raises:
+        UserError: data or base model cannot be used.
+    """
+    from components.forecast import write
+    from components.probe import probe
+    from components.training.look_ahead import look_ahead
+    from components.training.zero import start_ranks
+
+    start_ranks()  # before vLLM, which would take the process group for its own
+    found = probe(settings, data=data, base=base, out=out)
+    forecasts = []
+    if settings.probe.look_ahead:
+        forecasts = look_ahead(settings, found.log_p, data=data, base=base)
+        write(out, forecasts)
+    _track(settings, Probed(found, forecasts), out, tracker)
+    return Probed(found, forecasts)
+
+
+def _track(settings: Settings, found: Probed, out: Path, tracker: "Tracker") -> None:
+    parent = tracker.sweep(*settings.sweep_name())
+    figures = {f"probe/p0_{name}": value for name, value in found.probe.p0.items()}
+    figures["probe/grpo_groups_with_signal"] = found.probe.grpo_groups_with_signal
+    for item in found.forecasts:
+        figures[f"forecast/{item.arm}/gain_nats"] = item.gain.value
+        figures[f"forecast/{item.arm}/gradient_norm"] = item.gradient.norm
+        if item.gradient.agreement is not None:
+            figures[f"forecast/{item.arm}/gradient_agreement"] = item.gradient.agreement
+        if item.escape_step is not None:
+            figures[f"forecast/{item.arm}/escape_step"] = item.escape_step
+    params = {"settings": settings.model_dump(mode="json")}
+    with tracker.run("probe", parent=parent, params=params, tags={"task": settings.task.name}) as run:
+        run.metrics(0, figures)
+        for file in sorted(out.glob("*.json")):
+            run.artifact(file)
