@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint lock clean bench-step bench-rollouts bench-flow
+.PHONY: help setup data run test studies lint lock clean bench-step bench-rollouts bench-flow
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
 
 test: data ## all tests, two files at a time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+
+studies: data ## what the claims rest on: every sweep of studies/, hours of it; interrupted, it goes on
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m studies
 
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts
