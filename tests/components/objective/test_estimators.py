@@ -11,6 +11,7 @@ from torch import Tensor
 from components.objective.commitment import adaptive
 from components.objective.estimators import (
     Coefficients,
+    amplification_bias,
     each_commitment,
     effective_reward,
     effective_sample_size,
@@ -170,6 +171,19 @@ def test_leave_one_out_mean_survives_a_rollout_with_nearly_all_the_weight() -> N
 def test_effective_sample_size_is_one_to_m() -> None:
     log_w = float64((-800.0, -800.0, -800.0), (-3.0, -800.0, -INF), (-INF, -INF, -INF))
     torch.testing.assert_close(effective_sample_size(log_w), float64(3.0, 1.0, 0.0))
+
+
+@pytest.mark.parametrize("q", [0.0, 0.25, 0.5, 1.0])
+def test_the_predicted_bias_of_the_amplification_is_the_exact_one_to_first_order(q: float) -> None:
+    """Weights of 1 and 3 with equal chance: how many are 3 is binomial, so that the mean of w_bar^-q is a sum."""
+    size = 200
+    chances = [math.comb(size, threes) / 2**size for threes in range(size + 1)]
+    means = [1 + 2 * threes / size for threes in range(size + 1)]
+    exact = sum(chance * mean**-q for chance, mean in zip(chances, means, strict=True)) * 2**q - 1
+    samples = [(size * mean) ** 2 / (size * (4 * mean - 3)) for mean in means]  # a weight's square is 4 w - 3
+    drawn = [sample for sample, chance in zip(samples, chances, strict=True) for _ in range(round(chance * 10_000))]
+    assert amplification_bias(q, drawn, size) == pytest.approx(exact, rel=0.05, abs=1e-12)
+    assert (exact > 1e-4) == (q > 0)
 
 
 @by_commitment
