@@ -32,10 +32,16 @@ class Outcome:
 
 
 def versions_table(versions: Sequence[Version], on: str) -> Table:
-    """Versions, best first: by maj@k on the test set `on`, and by validation where there is no such figure."""
+    """Versions, best first: by maj@k on the test set `on`, and by validation where there is no such figure.
+
+    Start and seed stand in the title where all versions have the same.
+    """
+    of = {tag: sorted({version.tags.get(tag, "?") for version in versions}) for tag in ("start", "seed")}
+    differ = [tag for tag, values in of.items() if len(values) > 1]
     title = f"Registered checkpoints, percent: of {on}" + ("" if on == VALIDATION else f", or (of {VALIDATION})")
+    title += "".join(f"; {tag} {values[0]}" for tag, values in of.items() if tag not in differ)
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for heading in ("model", "arm", "start", "seed", "step"):
+    for heading in ("model", "arm", *differ, "step"):
         table.add_column(heading, no_wrap=True)
     figures = figure_names(versions, (on, VALIDATION))
     for figure in figures:
@@ -45,8 +51,7 @@ def versions_table(versions: Sequence[Version], on: str) -> Table:
         table.add_row(
             version.reference + "".join(f" @{alias}" for alias in version.aliases),
             version.arm,
-            tags.get("start", "?"),
-            tags.get("seed", "?"),
+            *(tags.get(tag, "?") for tag in differ),
             str(version.step),
             *(_figure(version, name, on) for name in figures),
         )

@@ -52,6 +52,8 @@ def test_half_of_the_examples_are_the_smaller_half() -> None:
 def test_the_interval_of_the_escape_holds_it_and_may_end_in_never() -> None:
     step, (low, high) = half_escape(np.arange(101.0), resamples=500)
     assert step == 50
+    assert low is not None
+    assert high is not None
     assert 30 < low < 50 < high < 70
     assert half_escape(np.full(5, INF), resamples=10) == (None, (None, None))
     step, (low, high) = half_escape(np.array([1.0, 2.0, 3.0, INF, INF]), resamples=500)

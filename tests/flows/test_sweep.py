@@ -191,7 +191,7 @@ def test_two_arms_were_trained_at_a_time(swept: Swept):
     assert third_start >= first_end - timedelta(seconds=2)
 
 
-def test_a_new_q_reruns_its_arm_alone_and_the_old_one_comes_back_from_the_cache(
+def test_a_new_q_reruns_its_arm_and_the_look_ahead_alone_and_the_old_one_comes_back_from_the_cache(
     copied: Scratch, monkeypatch: pytest.MonkeyPatch
 ):
     report = copied.folder / "build/report/results.json"
@@ -200,7 +200,7 @@ def test_a_new_q_reruns_its_arm_alone_and_the_old_one_comes_back_from_the_cache(
     registered = len(registry.versions())
 
     copied.change("arms=[grpo, garl-q0.5, paft-q0.75]")
-    rerun = {"train@garl-q0.5-0", "evaluate@garl-q0.5-0", "report"}
+    rerun = {"probe", "train@garl-q0.5-0", "evaluate@garl-q0.5-0", "report"}
     assert copied.stale() == rerun
     assert built_in(copied.run("thaw", "sweep")) == rerun
     assert copied.stale() == set()
@@ -210,7 +210,7 @@ def test_a_new_q_reruns_its_arm_alone_and_the_old_one_comes_back_from_the_cache(
     for step in ("train", "evaluate"):
         for arm in ("garl-q0.5", "garl-q0.75"):
             shutil.rmtree(copied.folder / "build" / step / arm)
-    assert copied.stale() == {"train@garl-q0.75-0", "evaluate@garl-q0.75-0", "report"}
+    assert copied.stale() == {"probe", "train@garl-q0.75-0", "evaluate@garl-q0.75-0", "report"}
     monkeypatch.chdir(copied.folder)
     build = Build(copied.folder)
     assert [name for name in build.stages() if build.begin(name) is not None] == []

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def test_the_best_comes_first_and_held_out_figures_before_those_of_validation(tr
         register(metrics)
     table = versions_table(named_versions(tracker.registry, []), "test")
     columns = {str(column.header): list(map(str, column.cells)) for column in table.columns}
-    assert list(columns) == ["model", "arm", "start", "seed", "step", "p@1", "p@8", "maj@8"]
+    assert list(columns) == ["model", "arm", "step", "p@1", "p@8", "maj@8"]
+    assert str(table.title).endswith("; start cold; seed 0")
     assert columns["model"] == [f"thaw-skills/{number}" for number in (4, 2, 1, 3)]
     assert columns["arm"] == ["garl-q0.75"] * 4
     assert columns["p@1"] == ["30.0", "10.0", "(90.0)", "-"]
@@ -109,6 +111,14 @@ def test_the_best_comes_first_and_held_out_figures_before_those_of_validation(tr
     assert columns["p@8"] == ["-"] * 4
     [named] = named_versions(tracker.registry, ["thaw-skills/3"])
     assert list(versions_table([named], "test").columns[0].cells) == ["thaw-skills/3"]
+
+
+def test_what_versions_differ_in_is_a_column(register: Register):
+    one = register(test=0.4)
+    table = versions_table([one, replace(one, tags=one.tags | {"seed": "7"})], "test")
+    assert [str(column.header) for column in table.columns][:4] == ["model", "arm", "seed", "step"]
+    assert list(table.columns[2].cells) == ["0", "7"]
+    assert str(table.title).endswith("; start cold")
 
 
 def test_an_empty_registry_says_how_it_is_filled(tracker: Tracker):

@@ -113,7 +113,9 @@ def test_marginal_likelihood_raises_log_p_of_examples_that_it_did_not_train_on(
     assert item.gain.value == pytest.approx(np.mean(np.array(item.after) - np.array(item.before)))
     assert item.gradient.norm > 0
     assert item.gradient.rms == pytest.approx(item.gradient.norm / 99_008**0.5)
+    assert item.gradient.agreement is not None
     assert -1 <= item.gradient.agreement <= 1
+    assert item.gradient.effective_samples is not None
     assert 1 <= item.gradient.effective_samples <= 4
     assert (item.gradient.bias is None) == (arm == "garl-qadaptive")
     assert item.steps == STEPS
