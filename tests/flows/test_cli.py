@@ -40,10 +40,10 @@ TRAIN = ("train", "--out", "runs/x")
     ("arguments", "told"),
     [
         ([*TRAIN, "--arm", "garl-q1.5"], "arm 'garl-q1.5': q = 1.5 lies outside [0, 1]"),
-        ([*TRAIN, "--arm", "paft-q-0.1"], "arm 'paft-q-0.1' names no known method"),
+        ([*TRAIN, "--arm", "paft-q-0.1"], "arm 'paft-q-0.1': q = '-0.1' is no commitment; write 0.75, 1to0"),
         ([*TRAIN, "--arm", "ppo-q0.5"], "arm 'ppo-q0.5' names no known method; write METHOD-qQ"),
         ([*TRAIN, "--arm", "garl"], "arm 'garl' needs a commitment q between 0 and 1"),
-        ([*TRAIN, "--arm", "grpo-q0.5"], "GRPO has no commitment q"),
+        ([*TRAIN, "--arm", "grpo-q0.5"], "grpo has no commitment q; write plain 'grpo'"),
         ([*TRAIN], "name the arm to train with --arm"),
         ([*TRAIN, "--set", "arms=[garl-q0]", "--set", "rollout.group_size=1"], "compares each rollout with the others"),
         ([*TRAIN, "--set", "arms=[grpo]", "--set", "rollout.group_size=0"], "rollout.group_size = 0"),
