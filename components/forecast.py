@@ -147,9 +147,9 @@ def advice_on_rl(log_p: Sequence[float | None], rollouts: int, groups_with_signa
     share = out_of_reach(log_p, rollouts)
     if share < STALLS:
         return f"RL has a signal here: rewards would differ in {groups_with_signal:.1%} of the groups."
-    where = "" if share == 1 else f" on {share:.0%} of the examples"
+    where, whose = ("", "P of every example") if share == 1 else (f" on {share:.0%} of the examples", "their P")
     return (
-        f"RL stalls here{where}: their P is so small that not one right answer is expected in all {rollouts:,} rollouts"
+        f"RL stalls here{where}: {whose} is so small that not one right answer is expected in all {rollouts:,} rollouts"
         f" of a run. Rewards would differ in {groups_with_signal:.1%} of the groups."
     )
 

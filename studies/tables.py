@@ -28,7 +28,7 @@ def sweep_table(rows: Sequence[Row]) -> str:
     seeds = sorted({row["seed"] for row in rows} - {None})
     kinds = list(rows[0].get("kinds", ()))
     head = ["arm", *(f"seed {seed}" for seed in seeds), "median", "p@1"]
-    escapes = any(row["escape_step"] is not None or row["forecast_step"] is not None for row in rows)
+    escapes = any(row.get(name) is not None for row in rows for name in ("escape_step", "forecast_step"))
     head += [*kinds, *(["kinds learned"] if kinds else []), *(["half at P = 0.1", "forecast"] if escapes else [])]
     lines = [head, ["---"] * len(head)]
     for arm in arms:

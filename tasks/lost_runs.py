@@ -55,6 +55,6 @@ def _mark(run: UUID) -> None:
             return
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
         for task in tasks:
-            if not task.state.is_final():
+            if task.state is None or not task.state.is_final():  # one that was made and never told of has none
                 client.set_task_run_state(task.id, WHY, force=True)
         client.set_flow_run_state(run, WHY, force=True)

@@ -31,6 +31,7 @@ def run_probe(settings: Settings, *, data: Path, base: Path, out: Path, tracker:
     from components.training.look_ahead import look_ahead
     from components.training.zero import start_ranks
 
+    (out / "forecast.json").unlink(missing_ok=True)  # of an earlier probe
     start_ranks()  # before vLLM, which would take the process group for its own
     found = probe(settings, data=data, base=base, out=out)
     forecasts = []

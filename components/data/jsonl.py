@@ -15,7 +15,7 @@ from components.data.example import Example, Loaded
 from components.data.reading import Damaged, check_encoding, collect, digest, distinct, open_text, text_field
 from components.errors import UserError
 
-KIND = re.compile(r"[\w.-]{0,40}", re.ASCII)  # names a metric in MLflow
+KIND = re.compile(r"(\w[\w.-]{0,39})?", re.ASCII)  # names a metric in MLflow
 SHAPE = '{"prompt": "...", "answer": "..."}'
 
 

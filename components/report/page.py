@@ -73,8 +73,8 @@ def render(results: Results) -> str:
         impossible=int(np.isinf(results.probe.log_p).sum()),
         escapes=escapes(results),
         p0=math.exp(typical_log_p0(results)),
-        outlooks=_outlooks(results),
-        advice=advice(results.forecasts) if results.forecasts else "",
+        outlooks=(outlooks := _outlooks(results)),
+        advice=advice([forecast for _, forecast, _, _ in outlooks]) if outlooks else "",
         answers=answers(results),
         runs=[(number, arm, run) for number, arm in enumerate(results.ordered) for run in arm.runs],
     )
@@ -127,14 +127,15 @@ def escapes(results: Results) -> list[Escape]:
     return [Escape(q, time, time / slowest) for q, time in times]
 
 
-def _outlooks(results: Results) -> list[tuple[Forecast, str, str]]:
-    """The forecast of each arm, in the order by q, its label, and when half of the examples escaped in training."""
+def _outlooks(results: Results) -> list[tuple[int, Forecast, str, str]]:
+    """For each arm with a forecast: its place in the order by q, the forecast, its label, and in which step of each
+    seed's training half of the examples had escaped."""
     forecasts = {item.arm: item for item in results.forecasts}
     found = []
-    for arm in results.ordered:
-        steps = sorted((run.escape_step for run in arm.runs), key=lambda step: (step is None, step))
+    for number, arm in enumerate(results.ordered):
         if arm.name in forecasts:
-            found.append((forecasts[arm.name], arm.label, ", ".join("never" if s is None else str(s) for s in steps)))
+            steps = ("never" if run.escape_step is None else str(run.escape_step) for run in arm.runs)
+            found.append((number, forecasts[arm.name], arm.label, ", ".join(steps)))
     return found
 
 

@@ -25,6 +25,7 @@ WARMEST, COLDEST = 0.3, 1e-6  # where the chart of escape times ends, or further
 CURVE_POINTS = 150
 LABEL_WIDTH = 36  # points
 NEVER = "never"
+LEAST = 1e-300  # below it a contamination is no more to be reached in floats than zero is
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _row(log_p0: float, q: float, noise: float) -> Row:
     time, _ = escape_course(log_p0, q, TARGET)
     level = tsallis.contamination_level(noise, q)
     half, half_order = (
-        rule(level / 2, noise, q) if level > 0 else math.inf for rule in (fitting_time, tsallis.contamination_time)
+        rule(level / 2, noise, q) if level > LEAST else math.inf for rule in (fitting_time, tsallis.contamination_time)
     )
     return Row(
         q=q,

@@ -4,10 +4,12 @@ The copy is trained as the arm would begin, with an optimizer of its own, and lo
 is measured before and behind. Every figure is measured; only the step of the escape is extrapolated.
 """
 
+import gc
 import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,16 +53,12 @@ def look_ahead(settings: Settings, log_p: Sequence[float | None], *, data: Path,
     held_out = [example(row) for row in islice(load_split(data, "validation"), settings.probe.held_out)]
     codec = Codec(load_tokenizer(base), settings.model, chat=settings.task.start == "warm")
     copy = load_model(base, dtype=settings.model.dtype).to(device())  # what rationales are sampled from
-    p = torch.tensor([0.0 if value is None else math.exp(value) for value in log_p], dtype=torch.float64)
     found = []
     with open_engine(settings, copy, base, codec.markers) as engine:
         look = _Look(settings, engine, copy, codec, held_out)
         for arm in arms:
-            policy = load_model(base, dtype=settings.model.dtype).to(device())
-            sampler = GroupSampler(settings, arm, derive_seed("forecast"), train, codec)
-            trainer = Trainer(policy, arm, settings.train, seed=sampler.seed)
-            found.append(look.ahead(arm, trainer, sampler, p))
-            trainer.close()
+            found.append(look.ahead(arm, train, base, log_p))
+            gc.collect()  # of the arm's weights and optimizer, before the next one's come
     return found
 
 
@@ -74,19 +72,25 @@ class _Look:
         self.scorer = Scorer(copy)
         self.before: Tensor | None = None  # log P under the base model, which is every arm's
 
-    def ahead(self, arm: Arm, trainer: Trainer, sampler: GroupSampler, p: Tensor) -> Forecast:
-        self._sample_from(trainer.weights())
+    def ahead(self, arm: Arm, train: Sequence[Any], base: Path, log_p: Sequence[float | None]) -> Forecast:
+        """One arm's forecast; train: the training split. log_p: as in look_ahead."""
+        settings = self.settings.train.model_copy(update={"non_finite": "skip"})  # it would end the other arms' too
+        sampler = GroupSampler(self.settings, arm, derive_seed("forecast"), train, self.codec)
+        policy = load_model(base, dtype=self.settings.model.dtype).to(device())
+        trainer = Trainer(policy, arm, settings, seed=sampler.seed)
         if self.before is None:
+            self._sample_from(trainer.weights())
             self.before = self._log_p()
         gradient = self._gradient(arm, trainer, sampler)
-        steps, curves = self.settings.probe.look_ahead, []
-        for step in progress(range(steps), f"look ahead {arm.name}"):
+        curves: list[dict[str, float]] = []
+        for step in progress(range(_steps(self.settings)), f"look ahead {arm.name}"):
             self._sample_from(trainer.weights())
-            turn = Turn.at(arm, step, self.settings.train.steps, curves)
+            turn = Turn.at(arm, step, settings.steps, curves)
             report = trainer.update(sampler.groups(self.engine, step), step, turn)
             curves.append(report.metrics() | turn.figures(arm, report.mean_log_p, curves))
         self._sample_from(trainer.weights())
-        return self._told(arm, gradient, p, self.before.numpy(), self._log_p().numpy())
+        trainer.close()
+        return self._told(arm, gradient, log_p, self.before.numpy(), self._log_p().numpy())
 
     def _sample_from(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         own = self.copy.state_dict()
@@ -99,7 +103,10 @@ class _Look:
         return log_success(self.engine, self.scorer, self.codec, self.held_out, self.settings)
 
     def _gradient(self, arm: Arm, trainer: Trainer, sampler: GroupSampler) -> Gradient:
-        found = [trainer.gradient(sampler.groups(self.engine, batch), batch) for batch in range(BATCHES)]
+        found = []
+        for batch in range(BATCHES):
+            self._sample_from(trainer.weights())  # again, for an engine may have given its memory back
+            found.append(trainer.gradient(sampler.groups(self.engine, batch), batch))
         (one, _), (other, _) = found
         sizes = [gradient.norm().item() for gradient, _ in found]
         samples = [value for _, report in found for value in report.effective_samples if value > 0]
@@ -107,21 +114,23 @@ class _Look:
         return Gradient(
             norm=float(np.mean(sizes)),
             rms=float(np.mean(sizes)) / len(one) ** 0.5,
-            agreement=(one @ other).item() / math.prod(sizes) if all(sizes) else None,
+            agreement=finite((one @ other).item() / math.prod(sizes)) if all(sizes) else None,
             effective_samples=effective,
             bias=amplification_bias(arm.q, samples, self.settings.rollout.group_size) if samples and arm.q else None,
         )
 
-    def _told(self, arm: Arm, gradient: Gradient, p: Tensor, before: Values, after: Values) -> Forecast:
+    def _told(
+        self, arm: Arm, gradient: Gradient, log_p: Sequence[float | None], before: Values, after: Values
+    ) -> Forecast:
         settings, resamples = self.settings, self.settings.evaluation.bootstrap
-        share = with_gradient(arm, p, settings.rollout.group_size)
+        share = with_gradient(arm, log_p, settings.rollout.group_size)
         possible = np.isfinite(before) & np.isfinite(after)
         if not possible.any():
             raise UserError(
                 f"no rationale made the gold answer of any of {len(before)} validation examples possible; look at the"
                 " answers, raise rollout.max_new_tokens, or set probe.look_ahead to 0."
             )
-        steps = settings.probe.look_ahead
+        steps = _steps(settings)
         escape_step, escape_interval = half_escape(escape_times(before, after, steps), resamples=resamples)
         gains = (after - before)[possible]
         return Forecast(
@@ -138,17 +147,26 @@ class _Look:
         )
 
 
-def with_gradient(arm: Arm, p: Tensor, group_size: int) -> float:
-    """The expected share of examples whose group has a gradient; p: of the examples under the base model."""
+def with_gradient(arm: Arm, log_p: Sequence[float | None], group_size: int) -> float:
+    """The expected share of examples whose group has a gradient.
+
+    log_p: of examples under the base model, in nats, None for log 0.
+    """
     if not arm.samples_answers:
-        return (p > 0).double().mean().item()
+        return sum(value is not None for value in log_p) / len(log_p)
+    p = torch.tensor([0.0 if value is None else math.exp(value) for value in log_p], dtype=torch.float64)
     if arm.method is Method.STAR:
         return (1 - (1 - p) ** group_size).mean().item()
     return grpo_signal(p, group_size)
 
 
+def _steps(settings: Settings) -> int:
+    """How many steps ahead; never more than a run has."""
+    return min(settings.probe.look_ahead, settings.train.steps)
+
+
 def _cost(settings: Settings, arms: int) -> str:
-    steps, batch = settings.probe.look_ahead, settings.train.groups_per_step * settings.rollout.group_size
+    steps, batch = _steps(settings), settings.train.groups_per_step * settings.rollout.group_size
     scored = (arms + 1) * settings.probe.held_out * settings.rollout.group_size
     rollouts = arms * (steps + BATCHES) * batch + scored
     return (

@@ -167,7 +167,9 @@ class Trainer:
         """
         self.turn = Turn.at(self.arm, step, self.settings.steps, [])
         trained = [parameter for parameter in self.scorer.parameters() if parameter.requires_grad]
-        sums = [torch.zeros(parameter.shape, device=parameter.device) for parameter in trained]
+        # Where ZeRO 3 has sharded a weight, its own shape is empty.
+        shapes = [getattr(parameter, "ds_shape", parameter.shape) for parameter in trained]
+        sums = [torch.zeros(shape, device=parameter.device) for parameter, shape in zip(trained, shapes, strict=True)]
         hooks = [parameter.register_hook(partial(_add, total)) for parameter, total in zip(trained, sums, strict=True)]
         report = self._accumulate_all(groups, step)
         discard_gradients(self.engine)

@@ -73,7 +73,7 @@ def test_out_of_reach_is_what_a_whole_run_is_not_expected_to_hit() -> None:
 
 def test_stalling_is_said_in_so_many_words_and_with_its_share() -> None:
     cold, warm = math.log(1e-9), math.log(0.2)
-    assert advice_on_rl([cold, None], 10_000, 0.0).startswith("RL stalls here: ")
+    assert advice_on_rl([cold, None], 10_000, 0.0).startswith("RL stalls here: P of every example is so small")
     assert advice_on_rl([cold, warm], 10_000, 0.5).startswith("RL stalls here on 50% of the examples: ")
     assert "10,000 rollouts" in advice_on_rl([cold, warm], 10_000, 0.5)
     assert advice_on_rl([warm] * 30, 10_000, 0.42) == (

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
+from components.config import load_settings
 from components.errors import UserError
 from studies.study import Study
 from studies.tables import kinds_learned, markdown, sweep_table
@@ -27,9 +27,9 @@ def test_kept_results_are_those_of_the_question(folder: Path, monkeypatch: pytes
     rows = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     asked = set()
     for sweep in study.sweeps:
-        changes = study.changes(sweep)
-        arms = changes.arms or yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))["arms"]
-        asked |= {(sweep.name, arm, seed) for arm in arms for seed in changes.seeds} | {(sweep.name, "base", None)}
+        settings = load_settings(PROJECT / "params.yaml", study.changes(sweep).overrides())
+        asked |= {(sweep.name, arm, seed) for arm in settings.arm_names for seed in settings.seeds}
+        asked.add((sweep.name, "base", None))
     assert {(item["sweep"], item["arm"], item["seed"]) for item in rows} == asked
     assert len(rows) == len(asked)
     assert all(item["steps"] > 0 and item["seconds"] > 0 for item in rows if item["arm"] != "base")

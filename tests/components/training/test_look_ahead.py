@@ -1,8 +1,9 @@
 """The look-ahead, small: every figure against what it is made of, and a base model that stays as it was."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from components.forecast import Forecast
 from components.policy.base import make_base
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer
-from components.probe import grpo_signal, log_success
+from components.probe import log_success
+from components.rollout.engine import Rollout
 from components.rollout.transformers_engine import TransformersEngine
 from components.training.look_ahead import look_ahead, with_gradient
 from tasks.inputs import make_data
-from tests.components.training.by_hand import difference, make_groups, state, trainer
+from tests.components.training.by_hand import make_groups, trainer
 from tests.conftest import small_settings
 
 NewPolicy = Callable[[], PreTrainedModel]
@@ -48,30 +50,35 @@ def forecasts(made: tuple[Settings, Path]) -> dict[str, Forecast]:
 
 
 @pytest.mark.parametrize("arm", ["grpo", "garl-q0.75", "paft-q1"])
-@pytest.mark.parametrize("bound", [1, 10**6], ids=["many batches", "one batch"])
-def test_the_gradient_is_that_of_an_update_which_is_not_taken(arm: str, bound: int, new_policy: NewPolicy) -> None:
-    policy = new_policy()
-    before = state(policy)
-    trained = trainer(policy, arm, optimizer="sgd", learning_rate=1.0, schedule="constant", micro_batch_tokens=bound)
+@pytest.mark.parametrize(("stage", "bound"), [(0, 1), (0, 10**6), (2, 1), (3, 1), (3, 10**6)])
+def test_the_gradient_is_that_of_an_update_which_is_not_taken(
+    arm: str, stage: int, bound: int, new_policy: NewPolicy
+) -> None:
+    """ZeRO's stages 2 and 3 shard gradients and weights, and batches are many or one."""
+    chosen = {"optimizer": "sgd", "learning_rate": 1.0, "schedule": "constant"}
+    trained = trainer(new_policy(), arm, zero_stage=stage, micro_batch_tokens=bound, **chosen)
+    before = {name: weight.clone() for name, weight in trained.weights()}
+    names = [name.removeprefix("policy.") for name, _ in trained.scorer.named_parameters()]
     groups = make_groups(arm)
     gradient, report = trained.gradient(groups, 0)
-    assert difference(policy, before) == 0
+    assert all(torch.equal(weight, before[name]) for name, weight in trained.weights())
     assert gradient.norm() > 0
     assert len(report.p) == len(groups)
     updated = trained.update(groups, 0)
-    assert updated.grad_norm == pytest.approx(gradient.norm().item(), rel=1e-5)
-    moved = torch.cat([(before[name] - weight).flatten() for name, weight in policy.named_parameters()])
+    assert updated.grad_norm == pytest.approx(gradient.norm().item(), rel=1e-4)
+    after = {name: weight.clone() for name, weight in trained.weights()}
+    moved = torch.cat([(before[name] - after[name]).flatten() for name in names])
     torch.testing.assert_close(moved, gradient, rtol=1e-3, atol=1e-6)
     trained.close()
 
 
 def test_the_share_of_examples_with_a_gradient_by_hand() -> None:
-    p = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
-    assert with_gradient(Arm.parse("grpo"), p, 2) == pytest.approx(0.5 / 3)
-    assert with_gradient(Arm.parse("rloo"), p, 2) == pytest.approx(0.5 / 3)
-    assert with_gradient(Arm.parse("star"), p, 2) == pytest.approx((0.75 + 1) / 3)
-    assert with_gradient(Arm.parse("garl-q1"), p, 2) == pytest.approx(2 / 3)
-    assert with_gradient(Arm.parse("grpo"), p, 4) == pytest.approx(grpo_signal(p, 4))
+    log_p = [None, math.log(0.5), 0.0]
+    assert with_gradient(Arm.parse("grpo"), log_p, 2) == pytest.approx(0.5 / 3)
+    assert with_gradient(Arm.parse("rloo"), log_p, 2) == pytest.approx(0.5 / 3)
+    assert with_gradient(Arm.parse("star"), log_p, 2) == pytest.approx((0.75 + 1) / 3)
+    # A P of e^-800 is no float, and a gradient all the same.
+    assert with_gradient(Arm.parse("garl-q1"), [None, -800.0, -1.0, 0.0], 2) == 0.75
 
 
 # The whole
@@ -129,3 +136,39 @@ def test_looking_ahead_again_finds_the_same_and_leaves_the_base_model(
     again = look_ahead(settings.with_arm("garl-q1"), [-3.0, None], data=folder / "data", base=folder / "base")
     assert again == [forecasts["garl-q1"]]
     assert (folder / "base" / "model.safetensors").read_bytes() == before
+
+
+def test_it_looks_no_further_than_a_run_goes(made: tuple[Settings, Path]) -> None:
+    """Behind the last step a linear schedule would turn the learning rate around, and q with it."""
+    _, folder = made
+    settings = small_settings("arms=[garl-q1to0]", "probe.look_ahead=9", "train.steps=2", "train.validate_every=2")
+    [item] = look_ahead(settings, [-3.0], data=folder / "data", base=folder / "base")
+    assert item.steps == 2
+
+
+def test_an_engine_that_sleeps_is_given_weights_before_it_samples(
+    made: tuple[Settings, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As vLLM's sleeping placement does: what it had is gone until it is given weights again."""
+    settings, folder = made
+
+    class Sleeper(TransformersEngine):
+        awake = False
+
+        def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+            super().load_weights(weights)
+            self.awake = True
+
+        def sleep(self) -> None:
+            self.awake = False
+
+        def generate(self, *arguments: Any) -> list[list[Rollout]]:
+            assert self.awake
+            return super().generate(*arguments)
+
+    monkeypatch.setattr(
+        "components.training.look_ahead.open_engine",
+        lambda _settings, policy, _folder, markers: Sleeper(policy, markers, batch_rollouts=64),
+    )
+    found = look_ahead(settings.with_arm("garl-q1"), [-3.0], data=folder / "data", base=folder / "base")
+    assert found[0].gain.value > 0
