@@ -115,7 +115,7 @@ def test_the_best_comes_first_and_held_out_figures_before_those_of_validation(tr
 
 def test_what_versions_differ_in_is_a_column(register: Register):
     one = register(test=0.4)
-    table = versions_table([one, replace(one, tags=one.tags | {"seed": "7"})], "test")
+    table = versions_table([one, replace(one, tags={**one.tags, "seed": "7"})], "test")
     assert [str(column.header) for column in table.columns][:4] == ["model", "arm", "seed", "step"]
     assert list(table.columns[2].cells) == ["0", "7"]
     assert str(table.title).endswith("; start cold")

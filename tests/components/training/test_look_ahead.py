@@ -1,9 +1,8 @@
 """The look-ahead, small: every figure against what it is made of, and a base model that stays as it was."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from components.policy.base import make_base
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer
 from components.probe import log_success
-from components.rollout.engine import Rollout
+from components.rollout.engine import Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.training.look_ahead import look_ahead, with_gradient
 from tasks.inputs import make_data
@@ -162,9 +161,9 @@ def test_an_engine_that_sleeps_is_given_weights_before_it_samples(
         def sleep(self) -> None:
             self.awake = False
 
-        def generate(self, *arguments: Any) -> list[list[Rollout]]:
+        def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
             assert self.awake
-            return super().generate(*arguments)
+            return super().generate(prompts, n, sampling)
 
     monkeypatch.setattr(
         "components.training.look_ahead.open_engine",
