@@ -180,5 +180,7 @@ def advice(forecasts: Sequence[Forecast]) -> str:
             f"No arm got anywhere that can be told from chance; of the best, {best.arm}: {did}. Look further ahead"
             " (probe.look_ahead), sample larger groups (rollout.group_size), or try a higher q."
         )
-    when = "" if best.escape_step is None else f"; half of them reach P = 0.1 at about step {best.escape_step:.0f}"
+    when = (
+        f"; half of them reach P = 0.1 at about step {best.escape_step:.0f}" if best.escape_step else ""
+    )  # 0: from the start
     return f"Train {best.arm}: {did}, the most of all arms in {sure:.0%} of resampled sets of examples{when}."

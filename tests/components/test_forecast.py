@@ -105,7 +105,9 @@ def test_the_advice_names_arm_gain_sureness_and_step() -> None:
         "Train garl-q1: in 8 steps it changed mean log P of held-out examples by +4.5 nats [+3.5, +5.5], the most of"
         " all arms in 100% of resampled sets of examples; half of them reach P = 0.1 at about step 12."
     )
-    assert "step" not in advice([forecast("garl-q1", [4.0], step=None)]).partition("examples by")[2]
+    for never_or_from_the_start in (None, 0.0):
+        told = advice([forecast("garl-q1", [4.0], step=never_or_from_the_start)])
+        assert "step" not in told.partition("examples by")[2]
 
 
 def test_no_arm_is_recommended_where_none_rises_for_sure() -> None:
