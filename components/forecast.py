@@ -101,7 +101,8 @@ def read(folder: Path) -> list[Forecast]:
 def escape_times(before: Values, after: Values, steps: int) -> Values:
     """The step at which each example reaches P = 0.1 if log P goes on as in these steps; inf for never.
 
-    A straight line in log P is what gradient flow at q = 1 does; AdamW was seen to come near it at every q.
+    A straight line in log P is what gradient flow at q = 1 does, and an approximation everywhere else: on the embedded
+    task the escapes came after 0.3 to 2.5 times as many steps as it said, and some not at all (one seed).
 
     before, after: log P, [examples] each, so many steps apart; -inf for a P of 0.
     """
@@ -125,6 +126,7 @@ def half_escape(times: Values, *, resamples: int) -> tuple[float | None, tuple[f
 
 
 def finite(value: float) -> float | None:
+    """As JSON can have it: None for infinite values and NaN."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -180,7 +182,6 @@ def advice(forecasts: Sequence[Forecast]) -> str:
             f"No arm got anywhere that can be told from chance; of the best, {best.arm}: {did}. Look further ahead"
             " (probe.look_ahead), sample larger groups (rollout.group_size), or try a higher q."
         )
-    when = (
-        f"; half of them reach P = 0.1 at about step {best.escape_step:.0f}" if best.escape_step else ""
-    )  # 0: from the start
+    # At step 0 they have it from the start.
+    when = f"; half of them reach P = 0.1 at about step {best.escape_step:.0f}" if best.escape_step else ""
     return f"Train {best.arm}: {did}, the most of all arms in {sure:.0%} of resampled sets of examples{when}."

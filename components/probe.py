@@ -17,6 +17,7 @@ from components.config import Settings
 from components.data.example import Example
 from components.data.prepare import example, load_split
 from components.evaluation.evaluate import evaluate
+from components.forecast import finite
 from components.objective.estimators import log_mean
 from components.policy.logprobs import Row, Scorer, sequence_logprobs
 from components.policy.model import Codec, load_model, load_tokenizer
@@ -65,9 +66,9 @@ def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
         group_size=settings.rollout.group_size,
         p0=_typical(p),
         kinds=_by_kind(p, [item.kind for item in probed]),
-        log10_quantiles={str(q): _finite(_quantile(log_p, q) / math.log(10)) for q in QUANTILES},
+        log10_quantiles={str(q): finite(_quantile(log_p, q) / math.log(10)) for q in QUANTILES},
         grpo_groups_with_signal=grpo_signal(p, settings.rollout.group_size),
-        log_p=[_finite(value) for value in log_p.tolist()],
+        log_p=[finite(value) for value in log_p.tolist()],
         base=result.figures(),
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,3 @@ def _by_kind(p: torch.Tensor, kinds: Sequence[str]) -> dict[str, dict[str, float
 def _quantile(log_p: torch.Tensor, q: float) -> float:
     # By rank, since interpolating next to -inf gives NaN.
     return log_p.sort().values[round(q * (len(log_p) - 1))].item()
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

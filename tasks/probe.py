@@ -38,8 +38,9 @@ def run_probe(settings: Settings, *, data: Path, base: Path, out: Path, tracker:
     if settings.probe.look_ahead:
         forecasts = look_ahead(settings, found.log_p, data=data, base=base)
         write(out, forecasts)
-    _track(settings, Probed(found, forecasts), out, tracker)
-    return Probed(found, forecasts)
+    probed = Probed(found, forecasts)
+    _track(settings, probed, out, tracker)
+    return probed
 
 
 def _track(settings: Settings, found: Probed, out: Path, tracker: "Tracker") -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from components.objective.tsallis import check_target, contamination_level, loss
+from components.objective.tsallis import check_target, is_reached, loss
 
 STRIDE = 0.002  # of the logit, in one step; the error of a time goes with its square
 STEPS = 4000  # while noise is fitted
@@ -78,20 +78,9 @@ def fitting_time(eta: float, noise: float, q: float) -> float:
     Of a model sure of the clean label, P = e^phi from phi = 0 (its score has norm one), under gradient flow of
     (1 - noise) l_q(P) + noise l_q(1 - P): equation 16.
 
-    Args:
-        eta: the contamination to reach, in (0, 1); contamination_level is reached by no time, which is then inf.
-        noise: the fraction of examples with the wrong one of two labels, in (0, 1/2).
-        q: the commitment.
-
-    Returns:
-        Units of gradient-flow time.
-
-    Raises:
-        ValueError: q outside [0, 1]; eta or noise outside its range.
+    Arguments, result and errors as there.
     """
-    if not 0 < eta < 1:
-        raise ValueError(f"eta = {eta:g} lies outside (0, 1); it is a probability to be reached.")
-    if eta >= contamination_level(noise, q):
+    if not is_reached(eta, noise, q):
         return math.inf
 
     def objective(phi: Tensor) -> Tensor:

@@ -193,11 +193,18 @@ def contamination_time(eta: float, noise: float, q: float) -> float:
     Raises:
         ValueError: q outside [0, 1]; eta or noise outside its range.
     """
+    return eta ** (q + 1) / ((q + 1) * noise) if is_reached(eta, noise, q) else math.inf
+
+
+def is_reached(eta: float, noise: float, q: float) -> bool:
+    """Whether noise is ever fitted up to probability eta, which lies below contamination_level then.
+
+    Raises:
+        ValueError: q outside [0, 1]; eta or noise outside its range, as in contamination_time.
+    """
     if not 0 < eta < 1:
         raise ValueError(f"eta = {eta:g} lies outside (0, 1); it is a probability to be reached.")
-    if eta >= contamination_level(noise, q):
-        return math.inf
-    return eta ** (q + 1) / ((q + 1) * noise)
+    return eta < contamination_level(noise, q)
 
 
 def _log_probability(values: Tensor | float, q: float) -> Tensor:
