@@ -117,7 +117,8 @@ def _arm_name(name: str) -> str:
 
 ArmName = Annotated[str, AfterValidator(_arm_name)]
 Positive = Annotated[int, Field(ge=1)]
-Start = Literal["mixed", "cold", "warm", "colder"]
+# By name; of the embedded task also the P of all its problems.
+Start = Literal["mixed", "cold", "warm", "colder"] | Annotated[float, Field(gt=0, le=0.1)]
 
 
 class Section(BaseModel):
@@ -305,7 +306,7 @@ class Settings(Section):
             )
         if len(set(self.arm_names)) < len(self.arms):
             raise ValueError(f"arms lists the same arm twice: {', '.join(self.arms)}.")
-        if self.task.start in ("mixed", "colder") and self.task.name != "skills":
+        if self.task.start not in ("cold", "warm") and self.task.name != "skills":
             raise ValueError(f"task.start = {self.task.start} exists for the embedded task alone; write cold or warm.")
         return self
 

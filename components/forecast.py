@@ -1,6 +1,6 @@
 """What the arms are expected to do on a base model, and which of them to take: what look-aheads measured, weighed up.
 
-`components.training.look_ahead` measures; here is what follows from it. All logs are natural.
+`components.look_ahead` measures; here is what follows from it. All logs are natural.
 """
 
 import json

@@ -100,7 +100,7 @@ def _training_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _describe(settings: Settings, trained: dict[str, Any] | None) -> dict[str, Any]:
-    described: dict[str, Any] = {"task": settings.task.name, "start": settings.task.start}
+    described: dict[str, Any] = {"task": settings.task.name, "start": str(settings.task.start)}
     if trained is not None:
         arm = Arm.parse(trained["arm"])
         described |= {"arm": arm.name, "method": arm.method.value, "q": arm.q_recorded, "seed": trained["seed"]}

@@ -27,8 +27,8 @@ def run_probe(settings: Settings, *, data: Path, base: Path, out: Path, tracker:
         UserError: data or base model cannot be used.
     """
     from components.forecast import write
+    from components.look_ahead import look_ahead
     from components.probe import probe
-    from components.training.look_ahead import look_ahead
     from components.training.zero import start_ranks
 
     (out / "forecast.json").unlink(missing_ok=True)  # of an earlier probe

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from components.config import Start
 from components.data.example import Example
 from components.data.jsonl import read as read_lines
 
@@ -54,6 +55,8 @@ def _for_all(skill: float, answer_format: float) -> dict[str, Preference]:
     return dict.fromkeys(KINDS, Preference(skill, answer_format))
 
 
+FOUND = 0.3  # a skill's preference at which every group of rollouts has some with it
+
 # By start and kind. P of a problem is about the product of the two. Sampling finds the skill at every start; the format
 # of a cold kind it practically never finds.
 PREFERENCES = {
@@ -63,10 +66,17 @@ PREFERENCES = {
         "rotate": Preference(skill=0.1, format=1e-5),
         "increment": Preference(skill=0.1, format=1e-8),
     },
-    "warm": _for_all(0.3, 0.3),
+    "warm": _for_all(FOUND, 0.3),
     "cold": _for_all(1e-2, 1e-7),
     "colder": _for_all(1e-2, 1e-8),
 }
+
+
+def preferences(start: Start) -> dict[str, Preference]:
+    """Those of a start; a number is the P that all problems begin with."""
+    if isinstance(start, float):
+        return _for_all(FOUND, start / FOUND)
+    return PREFERENCES[start]
 
 
 def problem(digits: str, kind: str) -> str:

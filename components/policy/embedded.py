@@ -13,15 +13,15 @@ from typing import NamedTuple, TypeVar
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from components.config import TeachingSettings
+from components.config import Start, TeachingSettings
 from components.data.skills import (
     FORMATS,
     KINDS,
-    PREFERENCES,
     SKILLS,
     Preference,
     answer,
     instruction,
+    preferences,
     problem,
     rationale,
 )
@@ -62,7 +62,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausal
     return Qwen3ForCausalLM(config)
 
 
-def teach(settings: TeachingSettings, start: str) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+def teach(settings: TeachingSettings, start: Start) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     """Build the base model and teach it the skills, with the preferences that belong to `start`."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, settings.seed)
@@ -70,7 +70,7 @@ def teach(settings: TeachingSettings, start: str) -> tuple[Qwen3ForCausalLM, Pre
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
-    lessons = _lessons(tokenizer, settings, PREFERENCES[start])
+    lessons = _lessons(tokenizer, settings, preferences(start))
     for _ in progress(range(settings.steps), "teach the base model"):
         lesson = next(lessons)
         logprobs = model(input_ids=lesson.ids[:, :-1], use_cache=False).logits.log_softmax(-1)

@@ -200,7 +200,7 @@ class _ArmRun:
             "estimator": self.arm.method.value,
             "q": self.arm.q_text or "none",
             "task": self.settings.task.name,
-            "start": self.settings.task.start,
+            "start": str(self.settings.task.start),
             "seed": str(self.seed),
             "data_md5": self.state.identity["data"],
         }

@@ -18,6 +18,7 @@ from components.data.skills import (
     generate,
     gold_answer,
     instruction,
+    preferences,
     problem,
     rationale,
     read,
@@ -64,6 +65,13 @@ def test_every_kind_is_colder_at_a_colder_start() -> None:
     for kind in KINDS:
         assert 0 < p("colder", kind) < p("cold", kind) < p("warm", kind) < 1
     assert [p("mixed", kind) for kind in KINDS] == pytest.approx([0.09, 1e-3, 1e-6, 1e-9])
+
+
+def test_a_start_by_number_is_the_p_of_every_kind() -> None:
+    found = preferences(1e-4)
+    assert set(found) == set(KINDS)
+    assert all(skill * answer_format == pytest.approx(1e-4) for skill, answer_format in found.values())
+    assert preferences("mixed") == PREFERENCES["mixed"]
 
 
 def lines(path: Path) -> list[dict[str, str]]:

@@ -12,15 +12,14 @@ from transformers import PreTrainedModel
 from components.config import Arm, Settings
 from components.data.prepare import example, load_split
 from components.forecast import Forecast
+from components.look_ahead import look_ahead, with_gradient
 from components.policy.base import make_base
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer
 from components.probe import log_success
 from components.rollout.engine import Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
-from components.training.look_ahead import look_ahead, with_gradient
 from tasks.inputs import make_data
-from tests.components.training.by_hand import make_groups, trainer
 from tests.conftest import small_settings
 
 NewPolicy = Callable[[], PreTrainedModel]
@@ -46,29 +45,6 @@ def forecasts(made: tuple[Settings, Path]) -> dict[str, Forecast]:
 
 
 # Its parts
-
-
-@pytest.mark.parametrize("arm", ["grpo", "garl-q0.75", "paft-q1"])
-@pytest.mark.parametrize(("stage", "bound"), [(0, 1), (0, 10**6), (2, 1), (3, 1), (3, 10**6)])
-def test_the_gradient_is_that_of_an_update_which_is_not_taken(
-    arm: str, stage: int, bound: int, new_policy: NewPolicy
-) -> None:
-    """ZeRO's stages 2 and 3 shard gradients and weights, and batches are many or one."""
-    chosen = {"optimizer": "sgd", "learning_rate": 1.0, "schedule": "constant"}
-    trained = trainer(new_policy(), arm, zero_stage=stage, micro_batch_tokens=bound, **chosen)
-    before = {name: weight.clone() for name, weight in trained.weights()}
-    names = [name.removeprefix("policy.") for name, _ in trained.scorer.named_parameters()]
-    groups = make_groups(arm)
-    gradient, report = trained.gradient(groups, 0)
-    assert all(torch.equal(weight, before[name]) for name, weight in trained.weights())
-    assert gradient.norm() > 0
-    assert len(report.p) == len(groups)
-    updated = trained.update(groups, 0)
-    assert updated.grad_norm == pytest.approx(gradient.norm().item(), rel=1e-4)
-    after = {name: weight.clone() for name, weight in trained.weights()}
-    moved = torch.cat([(before[name] - after[name]).flatten() for name in names])
-    torch.testing.assert_close(moved, gradient, rtol=1e-3, atol=1e-6)
-    trained.close()
 
 
 def test_the_share_of_examples_with_a_gradient_by_hand() -> None:
@@ -164,7 +140,7 @@ def test_an_engine_that_sleeps_is_given_weights_before_it_samples(
             return super().generate(prompts, n, sampling)
 
     monkeypatch.setattr(
-        "components.training.look_ahead.open_engine",
+        "components.look_ahead.open_engine",
         lambda _settings, policy, _folder, markers: Sleeper(policy, markers, batch_rollouts=64),
     )
     found = look_ahead(settings.with_arm("garl-q1"), [-3.0], data=folder / "data", base=folder / "base")
