@@ -1,7 +1,8 @@
 """Log-probabilities of rationales and answers, with gradients: each prompt is run once and shared by its rollouts.
 
 Groups are packed: their prompts and rows lie behind each other in one sequence of ids, so that nothing is padded, and
-all rows of a group attend to the one copy of its prompt (`packed_attention`). Gradients are exact.
+all rows of a group attend to the one copy of its prompt (`packed_attention`). Rows of a group that read the same ids
+are run once, however many there are. Gradients are exact.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,11 @@ class Row:
     answer: tuple[int, ...]
     forced_end: int  # how many of the last rationale ids were forced; they carry no log-probability
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The ids that the model reads: the last one is only predicted."""
+        return (*self.rationale, *self.answer)[:-1]
+
 
 @dataclass(frozen=True)
 class RowBatch:
@@ -34,8 +40,9 @@ class RowBatch:
 
     ids, position: [1, N] prompts and rows packed; [rows, S], padded on the right, where the prompt is not shared.
     layout: what attends to what in a packed sequence; None where the prompt is not shared.
-    before: [T] the place of the id before each scored one, among all ids, flattened.
-    target: [T] the scored ids.
+    before: [U] the place of the id before each scored one, among all ids, flattened.
+    target: [U] the scored ids, those that rows have in common once.
+    scored: [T] which of the U each row's ids are.
     row: [T] the row of each.
     is_answer: [T] whether it counts towards the answer's log-probability or the rationale's.
     rows: how many there are.
@@ -47,6 +54,7 @@ class RowBatch:
     layout: Layout | None
     before: Tensor
     target: Tensor
+    scored: Tensor
     row: Tensor
     is_answer: Tensor
     rows: int
@@ -60,48 +68,50 @@ def collate(
 
     share: False repeats the prompt in every row instead of sharing it, for models that cannot share.
     """
-    # The last id of a row is only predicted, never read.
-    behind = [[max(0, len(row.rationale) + len(row.answer) - 1) for row in rows] for rows in groups]
+    behind = [[len(row.read) for row in rows] for rows in groups]
     lengths = [len(prompt) for prompt in prompts]
     width = max(length + max(members) for length, members in zip(lengths, behind, strict=True))
-    ids, position, before, target, owner, is_answer = [], [], [], [], [], []
-    count = 0
-    for prompt, rows, members in zip(prompts, groups, behind, strict=True):
+    ids, position, scored, owner, is_answer = [], [], [], [], []
+    count, distinct = 0, []
+    once: dict[tuple[int, int], int] = {}  # the place before a scored id, and the id, to its number among such pairs
+    for prompt, rows in zip(prompts, groups, strict=True):
         last = len(ids) + len(prompt) - 1  # the place of the prompt's last id
+        starts: dict[tuple[int, ...], int] = {}  # the place of the first id of what a row reads
         if share:
             ids += prompt
             position += range(len(prompt))
-        for row, length in zip(rows, members, strict=True):
-            thought, continued = len(row.rationale), (*row.rationale, *row.answer)
-            if share:
-                start = len(ids)  # the place of the row's first id
-                ids += continued[:length]
-                position += range(len(prompt), len(prompt) + length)
-            else:
-                start = count * width + len(prompt)
-                last = start - 1
-                ids += [*prompt, *continued[:length], *([0] * (width - len(prompt) - length))]
+        for row in rows:
+            thought, continued, read = len(row.rationale), (*row.rationale, *row.answer), row.read
+            if not share:
+                starts[read] = count * width + len(prompt)
+                last = starts[read] - 1
+                ids += [*prompt, *read, *([0] * (width - len(prompt) - len(read)))]
                 position += range(width)
+            elif read not in starts:
+                starts[read] = len(ids)
+                ids += read
+                position += range(len(prompt), len(prompt) + len(read))
             for index in (*range(thought - row.forced_end), *range(thought, len(continued))):
-                before.append(start + index - 1 if index else last)
-                target.append(continued[index])
+                pair = (starts[read] + index - 1 if index else last, continued[index])
+                scored.append(once.setdefault(pair, len(once)))
                 owner.append(count)
                 is_answer.append(index >= thought)
             count += 1
-    layout = make_layout(lengths, behind, device) if share else None
-    read = sum(length + sum(members) for length, members in zip(lengths, behind, strict=True))
-    repeated = sum(length * (len(members) - 1) for length, members in zip(lengths, behind, strict=True))
+        distinct.append([len(read) for read in starts])
+    layout = make_layout(lengths, distinct, device) if share else None
+    places = sum(length * len(members) + sum(members) for length, members in zip(lengths, behind, strict=True))
     shape = (1, -1) if share else (count, width)
     return RowBatch(
         ids=torch.tensor(ids, device=device).view(shape),
         position=torch.tensor(position, device=device).view(shape),
         layout=layout,
-        before=torch.tensor(before, dtype=torch.long, device=device),
-        target=torch.tensor(target, dtype=torch.long, device=device),
+        before=torch.tensor([place for place, _ in once], dtype=torch.long, device=device),
+        target=torch.tensor([target for _, target in once], dtype=torch.long, device=device),
+        scored=torch.tensor(scored, dtype=torch.long, device=device),
         row=torch.tensor(owner, dtype=torch.long, device=device),
         is_answer=torch.tensor(is_answer, dtype=torch.bool, device=device),
         rows=count,
-        padding=layout.padding if layout else 1 - (read + repeated) / (count * width),
+        padding=layout.padding if layout else 1 - places / (count * width),
     )
 
 
@@ -131,7 +141,7 @@ class Scorer(nn.Module):
         hidden = self.policy.base_model(
             input_ids=batch.ids, position_ids=batch.position, use_cache=False, **packed
         ).last_hidden_state
-        return self._token_logprobs(hidden.flatten(0, 1)[batch.before], batch.target)
+        return self._token_logprobs(hidden.flatten(0, 1)[batch.before], batch.target)[batch.scored]
 
     def _token_logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """log p of `targets`, [tokens], from hidden states, [tokens, width]; logits exist for one chunk at a time."""

@@ -54,8 +54,8 @@ class Piece:
 
     @property
     def tokens(self) -> int:
-        """How many ids are run."""
-        return len(self.group.prompt) + sum(map(_length, self.rows))
+        """How many ids are run; what several rollouts read in common is run once."""
+        return len(self.group.prompt) + sum(map(len, {row.read for row in self.rows}))
 
     @property
     def trained(self) -> "Piece":
@@ -77,23 +77,26 @@ class Piece:
 
     @property
     def longest(self) -> int:
-        return max(map(_length, self.rows))
+        return max(len(row.read) for row in self.rows)
 
 
 def cut(piece: Piece, most_tokens: int) -> Iterator[Piece]:
-    """Cut a piece into ones of at most `most_tokens` ids, neighbours in length together; one rollout is the least.
+    """Cut a piece into ones of at most `most_tokens` ids, neighbours in length together; one row is the least.
 
     The group's coefficients have to be known, or it is not to be cut at all.
     """
-    rows, prompt = piece.group.rows, len(piece.group.prompt)
+    prompt, reads = len(piece.group.prompt), [row.read for row in piece.group.rows]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for member in sorted(piece.members, key=lambda index: len(reads[index])):
+        alike.setdefault(reads[member], []).append(member)
     members: list[int] = []
     tokens = prompt
-    for member in sorted(piece.members, key=lambda index: _length(rows[index])):
-        if members and tokens + _length(rows[member]) > most_tokens:
+    for read, same in alike.items():
+        if members and tokens + len(read) > most_tokens:
             yield Piece(piece.group, tuple(sorted(members)), piece.coefficients)
             members, tokens = [], prompt
-        members.append(member)
-        tokens += _length(rows[member])
+        members += same
+        tokens += len(read)
     if members:
         yield Piece(piece.group, tuple(sorted(members)), piece.coefficients)
 
@@ -109,7 +112,3 @@ def micro_batches(pieces: Sequence[Piece], most_tokens: int) -> list[list[Piece]
         batches[-1].append(piece)
         room -= piece.tokens
     return batches
-
-
-def _length(row: Row) -> int:
-    return max(0, len(row.rationale) + len(row.answer) - 1)  # the last id is predicted, never read

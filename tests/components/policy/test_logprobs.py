@@ -70,6 +70,16 @@ CASES = {
         (3, [(5, 2, 0), (2, 4, 1), (9, 0, 0)]), (11, [(1, 3, 0)]), (1, [(4, 2, 2), (7, 1, 0)]), (6, [(3, 6, 0)] * 4)
     ),
 }
+# Rows that share some or all of their ids, by accident or because a policy has grown sure of itself.
+_SAME = Row((3, 4, 5), (6, 7), 0)
+CASES["rows alike"] = Case(
+    [(1, 2), (1, 2), (8,)],
+    [
+        [_SAME, Row((3, 4, 5), (6, 9), 0), _SAME, Row((3, 4), (5, 6, 7), 0), Row((3, 4, 5), (6, 7), 2)],
+        [_SAME, _SAME, Row((3,), (), 0), Row((3,), (4,), 0)],
+        [_SAME] * 4,
+    ],
+)
 by_case = pytest.mark.parametrize("example", CASES.values(), ids=CASES.keys())
 
 
@@ -216,11 +226,32 @@ def test_more_tokens_than_fit_one_chunk_of_the_vocabulary(
     scorer.policy.lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
     total = weighted(*scored(scorer, example))
     assert max(sizes) <= chunk
-    assert sum(sizes) == sum(len(row.rationale) - row.forced_end + len(row.answer) for _, row in example.rows)
+    assert sum(sizes) == _distinct_predictions(example)
     # The backward pass makes the logits again instead of keeping them all.
     forward = sum(sizes)
     total.backward()
     assert sum(sizes) == (2 * forward if forward > chunk else forward)
+
+
+def _distinct_predictions(example: Case) -> int:
+    """How many pairs of a context and a scored id there are, told apart group by group."""
+    found = set()
+    for group, rows in enumerate(example.groups):
+        for row in rows:
+            ids, thought = (*row.rationale, *row.answer), len(row.rationale)
+            scored_ids = (*range(thought - row.forced_end), *range(thought, len(ids)))
+            # What rows that are not alike throughout have in common is run for each, but for the first id.
+            found |= {(group, row.read if index else (), index, ids[index]) for index in scored_ids}
+    return len(found)
+
+
+def test_rows_alike_are_run_once() -> None:
+    example = CASES["rows alike"]
+    batch = collate(example.prompts, example.groups, CPU)
+    read = [[(3, 4, 5, 6)], [(3, 4, 5, 6), (), (3,)], [(3, 4, 5, 6)]]
+    assert batch.ids.numel() == 2 + 2 + 1 + sum(len(ids) for rows in read for ids in rows)
+    assert batch.rows == 13
+    assert len(batch.target) == _distinct_predictions(example) < len(batch.scored)
 
 
 def test_scoring_without_gradients_gives_the_same_values() -> None:
@@ -242,8 +273,8 @@ def test_a_prompt_is_run_once_for_all_rows_of_its_group() -> None:
 def test_sums_over_ids_are_float64_and_leave_out_what_does_not_count() -> None:
     batch = collate([(1, 2)], [[Row((3, 4, 5), (6,), 1), Row((3,), (), 0)]], CPU)
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5]]  # the last id of a row is never read
-    assert batch.target.tolist() == [3, 4, 6, 3]  # not the forced 5
-    assert batch.before.tolist() == [1, 2, 4, 1]
+    assert batch.target[batch.scored].tolist() == [3, 4, 6, 3]  # not the forced 5
+    assert batch.before[batch.scored].tolist() == [1, 2, 4, 1]
     rationale, answer = sequence_logprobs(torch.tensor([-1.0, -2.0, -8.0, -16.0]), batch)
     assert rationale.dtype == answer.dtype == torch.float64
     assert rationale.tolist() == [-3, -16]
@@ -254,7 +285,7 @@ def test_log_probabilities_are_float32() -> None:
     example, scorer = CASES["all at once"], Scorer(tiny_policy())
     batch = scorer.collate(example.prompts, example.groups)
     assert scorer(batch).dtype == torch.float32
-    assert scorer(batch).shape == batch.target.shape == batch.row.shape
+    assert scorer(batch).shape == batch.scored.shape == batch.row.shape
 
 
 def test_little_of_a_packed_batch_is_empty() -> None:

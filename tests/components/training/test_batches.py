@@ -1,6 +1,7 @@
 """Micro-batches: every rollout once, within the bound, and few."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,11 +29,22 @@ def test_micro_batches_hold_every_rollout_once_within_the_bound(bound: int, seed
     rollouts = [(piece.group.place, member) for batch in batches for piece in batch for member in piece.members]
     assert sorted(rollouts) == [(place, member) for place in range(20) for member in range(M)]
     assert all(batches)
-    assert all(run(batch) <= bound for batch in batches if len(batch) > 1 or len(batch[0].members) > 1)
+    assert all(run(batch) <= bound for batch in batches if len(batch) > 1 or len({row.read for row in batch[0].rows}) > 1)
     assert all(run(batch) == sum(piece.tokens for piece in batch) for batch in batches)
     longest = [piece.longest for batch in batches for piece in batch]
     assert longest == sorted(longest)
     assert len(batches) == {1: 20 * M, 10**6: 1}.get(bound, len(batches))
+
+
+def test_rollouts_alike_are_counted_once_and_stay_together() -> None:
+    [group] = make_groups("garl", shapes=[(5, 6)])
+    first, second, *_ = group.rollouts
+    alike = replace(group, rollouts=[first, second, first, second, first], answers=[group.answers[0]] * 5)
+    [piece] = whole([alike])
+    once, *_ = whole([replace(group, rollouts=[first, second], answers=group.answers[:2])])
+    assert piece.tokens == once.tokens == run([piece])
+    assert list(cut(piece, once.tokens)) == [piece]
+    assert [part.members for part in cut(piece, 1)] in ([(0, 2, 4), (1, 3)], [(1, 3), (0, 2, 4)])
 
 
 def test_micro_batches_are_filled_before_a_new_one_begins() -> None:
