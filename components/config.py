@@ -263,6 +263,22 @@ class SweepSettings(Section):
     timeout_minutes: Annotated[float, Field(gt=0)]  # a stage that says nothing for so long hangs
 
 
+class Stop(Section):
+    """Where a race ended an arm, and why."""
+
+    step: Positive
+    reason: str
+
+
+class RaceSettings(Section):
+    """How `thaw sweep --race` thins out its arms."""
+
+    rungs: Annotated[list[Positive], Field(min_length=1)]  # steps at which arms are stopped
+    keep: Annotated[float, Field(gt=0, le=1)]  # the share of arms that may go on at a rung
+    error: Annotated[float, Field(gt=0, lt=0.5)]  # the chance, at a rung, to call an arm beaten that is not behind
+    stopped: dict[ArmName, Stop]  # what a race decided; it writes this itself
+
+
 class PromoteSettings(Section):
     """What a version must show to become champion."""
 
@@ -291,6 +307,7 @@ class Settings(Section):
     train: TrainSettings
     evaluation: EvaluationSettings
     sweep: SweepSettings
+    race: RaceSettings
     promote: PromoteSettings
     compute: ComputeSettings
     hub: dict[Literal["finqa", "hotpotqa", "musique"], HubSource]
@@ -328,13 +345,27 @@ class Settings(Section):
 
     def sweep_name(self) -> tuple[str, str]:
         """The name of the sweep that runs with these settings belong to, and the digest it is known by."""
-        apart = ("arms", "seeds", "sweep", "promote")
+        apart = ("arms", "seeds", "sweep", "race", "promote")
         return f"{self.task.name}-{self.task.start}", self.digest(without=apart)
 
     def digest(self, *, without: Sequence[str] = ()) -> str:
         """A short hash of these settings, leaving out the named sections."""
         text = json.dumps(self.model_dump(mode="json", exclude=set(without)), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def check_race(settings: Settings) -> None:
+    """Refuse rungs at which runs cannot pause.
+
+    Raises:
+        UserError: a rung is no step of validation before the last one, or they do not rise.
+    """
+    rungs, every, steps = settings.race.rungs, settings.train.validate_every, settings.train.steps
+    if rungs != sorted(set(rungs)) or any(rung % every or rung >= steps for rung in rungs):
+        raise UserError(
+            f"race.rungs = {rungs}: write rising multiples of train.validate_every = {every} below train.steps ="
+            f" {steps}."
+        )
 
 
 def check_group_size(arm: Arm, group_size: int, baseline: bool) -> None:

@@ -16,10 +16,9 @@ import torch
 from components.config import Settings
 from components.data.example import Example
 from components.data.prepare import example, load_split
-from components.evaluation.evaluate import evaluate
+from components.evaluation.evaluate import evaluate, gold_log_p
 from components.forecast import finite
-from components.objective.estimators import log_mean
-from components.policy.logprobs import Row, Scorer, sequence_logprobs
+from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer
 from components.progress import progress
 from components.randomness import derive_seed, generator
@@ -77,13 +76,12 @@ def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
     return found
 
 
-@torch.no_grad()
 def log_success(
     engine: RolloutEngine, scorer: Scorer, codec: Codec, examples: Sequence[Example], settings: Settings
 ) -> torch.Tensor:
     """log w_bar of every example, [examples] in float64, from one group of rationales each."""
     groups_at_once = settings.train.groups_per_step
-    found = []
+    found: list[float] = []
     for first in progress(range(0, len(examples), groups_at_once), "probe"):
         batch = examples[first : first + groups_at_once]
         sampling = Sampling(
@@ -93,13 +91,8 @@ def log_success(
             answers=False,
         )
         groups = sample(engine, codec, batch, settings.rollout.group_size, sampling)
-        for item, group in zip(batch, groups, strict=True):
-            gold = codec.gold_answer(item.answers[0])
-            rows = [Row(rollout.rationale_ids, gold, rollout.forced_end) for rollout in group]
-            scored = scorer.collate([group[0].prompt_ids], [rows])
-            _, log_w = sequence_logprobs(scorer(scored), scored)
-            found.append(log_mean(log_w[None].cpu()))
-    return torch.cat(found)
+        found += [gold_log_p(scorer, codec, item, group) for item, group in zip(batch, groups, strict=True)]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def grpo_signal(p: torch.Tensor, group_size: int) -> float:

@@ -45,11 +45,13 @@ def sweep(
     name: Annotated[
         str | None, typer.Option(help="The folder under experiments/ for changed settings; named by them otherwise.")
     ] = None,
+    race: Annotated[bool, typer.Option("--race", help="Stop arms that stand still while others rise.")] = False,
 ) -> None:
     """Train every arm with every seed, evaluate, report; only what is stale is run.
 
     With params.yaml as it is, the sweep is the project's own DVC build in build/. Other settings (--params, --set) get
-    an experiment folder with a params.yaml, a dvc.yaml and a build of its own, so that neither wipes the other.
+    an experiment folder with a params.yaml, a dvc.yaml and a build of its own, so that neither wipes the other. So
+    does a race, which writes into its params.yaml which arms it stopped, at which step, and why.
 
     [dim]thaw sweep --set 'seeds=\\[0,1,2,3,4]'        five seeds of every arm
     thaw sweep --set 'arms=\\[grpo,garl-q0.9]'    other arms
@@ -58,14 +60,14 @@ def sweep(
     from tasks.workspace import open_workspace
 
     settings = load_settings(params, overrides or [])
-    folder = open_workspace(settings, params, overrides or [], name)
+    folder = open_workspace(settings, params, overrides or [], name, race=race)
     quiet_prefect()
     from flows.serve import with_server
     from flows.sweep import StageFailed, q_sweep
 
     try:
         with with_server():
-            q_sweep(folder / PARAMS)
+            q_sweep(folder / PARAMS, race=race)
     except StageFailed as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
@@ -138,6 +140,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run again on the same folder, it goes on where it was.")],
     arm: ArmOption = None,
     seed: Annotated[int | None, typer.Option(help="Default: the first of `seeds`.")] = None,
+    until: Annotated[int | None, typer.Option(help="Pause at this step; the next call goes on.")] = None,
     data: Data = None,
     base: Base = None,
     params: Params = PARAMS,
@@ -158,14 +161,18 @@ def train(
         changes = [part for override in overrides or [] for part in ("--set", override)]
         inputs = ["--data", str(data), "--base", str(base), "--params", str(params)]
         arguments = ["train", "--arm", chosen.name, "--seed", str(seed), "--out", str(out), *inputs, *changes]
+        arguments += [] if until is None else ["--until", str(until)]
         raise typer.Exit(launch(settings.compute, arguments))
     from components.tracking.runs import connect
     from components.training.loop import train as run_training
     from tasks.workspace import project_root
 
     tracker = connect(project_root())
-    record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker)
+    record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
     if os.environ.get("RANK", "0") != "0":
+        return
+    if record is None:
+        typer.echo(f"{out}: paused at step {until}; run again without --until to go on")
         return
     typer.echo(
         f"{out / 'final'}: step {record.best_step} of {record.steps}, validation"

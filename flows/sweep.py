@@ -13,13 +13,14 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture, wait
 
-from components.config import Arm, ArmName, Settings, load_settings
+from components.config import Arm, ArmName, Settings, check_race, load_settings
 from components.errors import UserError
 from flows.options import PARAMS
 from flows.parameters import Changes
 from tasks.build import Build
 from tasks.lost_runs import sign
 from tasks.process import FlowEnded, Slots
+from tasks.race import record_race, stop_arms
 from tasks.stage import StageFailed, run_stage
 from tasks.workspace import open_workspace, project_root
 
@@ -50,17 +51,21 @@ def post_train(
 
 
 @flow(name="q_sweep", on_running=[sign])
-def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None) -> None:
+def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None, race: bool = False) -> None:
     """Train and evaluate every arm with every seed, and report.
+
+    race: stop arms on the way that stand still while others rise (components/race.py).
 
     An arm that fails does not stop the others; the flow fails at the end and names it.
     """
-    folder, settings = _open(params, changes, name)
+    folder, settings = _open(params, changes, name, race=race)
     runs = [f"{arm}-{seed}" for seed in settings.seeds for arm in settings.arm_names]
     stage, limits = _stage(settings), settings.sweep
     with Slots(limits.parallel) as slots:
         stage(folder, "prepare", slots, limits)
         stage(folder, "base", slots, limits)
+        if race:
+            _race(folder, settings, slots)
         # All of training before any evaluation: a waiting evaluation must not take a slot from an arm.
         trained = {run: stage.submit(folder, f"train@{run}", slots, limits) for run in runs}
         others = [stage.submit(folder, "probe", slots, limits)]
@@ -96,11 +101,30 @@ def backfill(
         state.result()
 
 
-def _open(params: Path, changes: Changes, name: str | None) -> tuple[Path, Settings]:
+def _open(params: Path, changes: Changes, name: str | None, *, race: bool = False) -> tuple[Path, Settings]:
     """The folder of the build that is meant, and its settings."""
     overrides = changes.overrides()
-    folder = open_workspace(load_settings(params, overrides), params, overrides, name)
+    settings = load_settings(params, overrides)
+    if race:
+        check_race(settings)
+    folder = open_workspace(settings, params, overrides, name, race=race)
     return folder, load_settings(folder / PARAMS)
+
+
+def _race(folder: Path, settings: Settings, slots: Slots) -> None:
+    """Train all arms to the first rung, those that go on to the next, and so on; leaves who stops in params.yaml.
+
+    Nothing is recorded by DVC yet: the stages that follow find the runs where they paused, end those that stopped, and
+    take the others to their end. A race that is run again decides the same, for the runs are the same.
+    """
+    stage, limits = run_stage.with_options(retries=settings.sweep.retries), settings.sweep
+    arms, stopped, before = settings.arm_names, {}, None
+    for rung in settings.race.rungs:
+        runs = [f"train@{arm}-{seed}" for seed in settings.seeds for arm in arms]
+        _raise_failures([stage.submit(folder, run, slots, limits, until=rung) for run in runs])
+        stopped |= stop_arms(folder, settings, arms, rung, before)
+        arms, before = [arm for arm in arms if arm not in stopped], rung
+    record_race(folder, stopped)
 
 
 def _stage(settings: Settings):

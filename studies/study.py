@@ -23,12 +23,13 @@ NOT_OF_A_STUDY = ("split", "checkpoint", "mlflow_run_id", "model_name", "model_v
 
 
 class Sweep(BaseModel):
-    """One sweep of a study: its name in tables, and what it changes in the project's params.yaml."""
+    """One sweep of a study: its name in tables, what it changes in the project's params.yaml, and whether it races."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"[a-z0-9][a-z0-9.-]*")
     set: dict[str, Any] = {}
+    race: bool = False
 
 
 class Study(BaseModel):
@@ -82,7 +83,7 @@ def run_study(folder: Path) -> list[dict[str, Any]]:
     with with_server():
         for sweep in study.sweeps:
             name = f"study-{folder.name}-{sweep.name}"
-            q_sweep(PARAMS, study.changes(sweep), name)
+            q_sweep(PARAMS, study.changes(sweep), name, race=sweep.race)
             settings = load_settings(Path("experiments") / name / PARAMS)
             results = collect(Path("experiments") / name / "build", settings.arm_names, settings.seeds)
             rows += _rows(results, sweep, study.set | sweep.set)

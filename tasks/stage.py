@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -61,8 +62,10 @@ def _is_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_lost)
-def run_stage(folder: Path, name: str, slots: Slots, limits: SweepSettings) -> str:
+def run_stage(folder: Path, name: str, slots: Slots, limits: SweepSettings, until: int | None = None) -> str:
     """Bring one DVC stage up to date; returns "built" or "up to date".
+
+    until: of a training stage, pause at this step of a race; nothing is recorded then, and it returns "paused".
 
     Tried again it goes on where it was: what a stage keeps beside its outputs (training's state/) outlives it.
 
@@ -80,6 +83,9 @@ def run_stage(folder: Path, name: str, slots: Slots, limits: SweepSettings) -> s
             logger.info("up to date")
             return "up to date"
         started = time.monotonic()
+        if until is not None:
+            _run(replace(stale, command=f"{stale.command} --until {until}"), folder, environment, slots, limits, note)
+            return "paused"
         _run(stale, folder, environment, slots, limits, note)
         build.commit(stale)
         logger.info("built in %.0f s", time.monotonic() - started)

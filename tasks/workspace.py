@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,11 +22,14 @@ def project_root(start: Path | None = None) -> Path:
     return next((folder for folder in (start, *start.parents) if (folder / ".dvc").is_dir()), start)
 
 
-def open_workspace(settings: Settings, params: Path, overrides: Sequence[str], name: str | None) -> Path:
+def open_workspace(
+    settings: Settings, params: Path, overrides: Sequence[str], name: str | None, *, race: bool = False
+) -> Path:
     """The folder whose build has these settings: that of a params.yaml beside a dvc.yaml, an experiment for any other.
 
     An experiment is a folder with params.yaml and dvc.yaml; opening it again finds its build as it was left. It
-    shares DVC's cache, the data and the MLflow store with the project, and can be committed to git like any code.
+    shares DVC's cache, the data and the MLflow store with the project, and can be committed to git like any code. A
+    race always has one, and what it decided there stands for as long as the other settings stay.
 
     Raises:
         UserError: this is no Thaw project, or `name` is no folder name.
@@ -34,9 +38,10 @@ def open_workspace(settings: Settings, params: Path, overrides: Sequence[str], n
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml; a sweep runs inside a clone of the project.")
     beside = params.resolve().parent
-    if name is None and not overrides and params.name == "params.yaml" and (beside / "dvc.yaml").is_file():
+    is_build = params.name == "params.yaml" and (beside / "dvc.yaml").is_file()
+    if name is None and not overrides and is_build and not (race and beside == root):
         return beside
-    name = name or _name(settings, params)
+    name = name or ("race-" if race else "") + _name(settings, params)
     if Path(name).name != name or name == "..":
         raise UserError(f"--name {name}: write a plain folder name, it goes below {EXPERIMENTS}/.")
     folder = root / EXPERIMENTS / name
@@ -45,10 +50,19 @@ def open_workspace(settings: Settings, params: Path, overrides: Sequence[str], n
     content["task"]["path"] = _reach(folder, Path(settings.task.path).resolve(), root)
     if (local := Path(settings.model.name)).is_dir():
         content["model"]["name"] = _reach(folder, local.resolve(), root)
+    content["race"]["stopped"] = _stopped_before(folder / "params.yaml", content)
     _write_if_changed(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False))
     pipeline = (root / "dvc.yaml").read_text(encoding="utf-8").replace("- code: .\n", "- code: ../..\n")
     _write_if_changed(folder / "dvc.yaml", pipeline)
     return folder
+
+
+def _stopped_before(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier race in a folder decided, if its other settings were those of `content`."""
+    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    stopped = found.get("race", {}).get("stopped", {})
+    same = found == content | {"race": content["race"] | {"stopped": stopped}}
+    return stopped if same else content["race"]["stopped"]
 
 
 def _name(settings: Settings, params: Path) -> str:

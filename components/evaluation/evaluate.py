@@ -1,20 +1,24 @@
 """Sampling answers from a policy and counting the right ones."""
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from components.config import EvaluationSettings, RolloutSettings
 from components.data.example import Example
 from components.evaluation.answers import exact, is_correct, normalize, same_value
 from components.evaluation.metrics import Estimate, bootstrap, majority, pass_at_k
+from components.objective.estimators import log_mean
+from components.policy.logprobs import Row, Scorer, sequence_logprobs
 from components.policy.model import Codec
 from components.progress import progress
 from components.randomness import derive_seed
-from components.rollout.engine import RolloutEngine, Sampling
+from components.rollout.engine import Rollout, RolloutEngine, Sampling
 from components.rollout.sample import sample
 
 
@@ -30,6 +34,7 @@ class Scored:
     vote_correct: bool
     value: list[bool] | None = None  # by value and rounding; FinQA alone
     kind: str = ""  # of the example
+    log_p: float | None = None  # of the gold answer, in nats, where it was asked for
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,17 @@ class Evaluation:
             figures[f"kinds/{kind}/maj_at_{self.k}"] = float(np.mean([item.vote_correct for item in members]))
         return figures
 
+    def mean_log_p(self) -> dict[str, float]:
+        """The mean of log P over the examples, in nats, as log_p; empty where it was not asked for.
+
+        Examples whose gold answer no rationale made possible have none; where there are some, log_p_impossible is their
+        share.
+        """
+        known = [item.log_p for item in self.scored if item.log_p is not None]
+        finite = [value for value in known if math.isfinite(value)]
+        found = {"log_p": float(np.mean(finite))} if finite else {}
+        return found | ({"log_p_impossible": 1 - len(finite) / len(known)} if len(finite) < len(known) else {})
+
     def write(self, path: Path) -> None:
         """Write every example's samples as JSON Lines."""
         with path.open("w", encoding="utf-8") as file:
@@ -86,8 +102,12 @@ def evaluate(
     settings: EvaluationSettings,
     *,
     description: str = "evaluate",
+    scorer: Scorer | None = None,
 ) -> Evaluation:
-    """Sample settings.samples answers of every example and score them; equal seeds give equal figures."""
+    """Sample settings.samples answers of every example and score them; equal seeds give equal figures.
+
+    scorer: of the model that is sampled from, to find log P of the gold answers as well.
+    """
     at_once = max(1, rollout.batch_rollouts // settings.samples)
     scored: list[Scored] = []
     for first in progress(range(0, len(examples), at_once), description):
@@ -99,8 +119,19 @@ def evaluate(
         )
         groups = sample(engine, codec, batch, settings.samples, sampling)
         for example, group in zip(batch, groups, strict=True):
-            scored.append(score(example, [codec.answer_text(rollout.answer_ids) for rollout in group], task))
+            one = score(example, [codec.answer_text(rollout.answer_ids) for rollout in group], task)
+            scored.append(replace(one, log_p=gold_log_p(scorer, codec, example, group)) if scorer else one)
     return summarize(scored, settings)
+
+
+@torch.no_grad()
+def gold_log_p(scorer: Scorer, codec: Codec, example: Example, group: Sequence[Rollout]) -> float:
+    """log P of an example's gold answer, in nats, by one group of rationales: the log of their mean w; may be -inf."""
+    gold = codec.gold_answer(example.answers[0])
+    rows = [Row(rollout.rationale_ids, gold, rollout.forced_end) for rollout in group]
+    batch = scorer.collate([group[0].prompt_ids], [rows])
+    _, log_w = sequence_logprobs(scorer(batch), batch)
+    return log_mean(log_w[None].cpu()).item()
 
 
 def score(example: Example, answers: list[str], task: str) -> Scored:

@@ -34,7 +34,7 @@ METHOD_NAMES = {
 SMOOTHED = 5  # steps over which the share of escaped examples is averaged, since a step has few of them
 LEARNED = 0.5  # the maj@k from which on a kind of problem counts as learned
 # What train.json tells of a run.
-MADE = ("steps", "best_step", "wall_seconds", "mlflow_run_id", "model_name", "model_version")
+MADE = ("steps", "best_step", "wall_seconds", "mlflow_run_id", "model_name", "model_version", "stopped")
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ class Run:
     mlflow_run_id: str
     model_name: str
     model_version: str
+    stopped: str | None = None  # why a race ended it at its last step
 
     @property
     def escape_step(self) -> int | None:

@@ -9,7 +9,7 @@ from components.evaluation.compare import Comparison
 from components.evaluation.metrics import Estimate
 from components.forecast import Forecast, recommended
 from components.report.results import Figures, KindFigures, Results
-from components.report.verdict import kinds_range, outcome, succeeded
+from components.report.verdict import kinds_range, outcome, race, succeeded
 
 
 def results_table(results: Results) -> Table:
@@ -25,7 +25,8 @@ def results_table(results: Results) -> Table:
             f"\nlearned: of {len(results.kinds)} kinds of problems; each kind's maj@{k}, the warmest first"
             if results.kinds
             else ""
-        ),
+        )
+        + "".join(f"\n{sentence}" for sentence in race(results)),
         box=None,
         header_style="bold",
         pad_edge=False,

@@ -112,7 +112,7 @@ def headline(results: Results) -> Headline:
     sentences += _left_behind(rest, results)
     if not good and not partly:
         sentences.append(_caution(results))
-    return Headline(_title(results, good, partly), sentences)
+    return Headline(_title(results, good, partly), sentences + race(results))
 
 
 def _headline_of_kinds(results: Results) -> Headline:
@@ -127,7 +127,7 @@ def _headline_of_kinds(results: Results) -> Headline:
     for arm in sorted(results.ordered, key=lambda arm: -sum(kinds_learned(arm, results))):
         by_outcome.setdefault(outcome(arm, results), []).append(arm)
     told = [f"{_sentence_start(named(arms))} learned {found}." for found, arms in by_outcome.items()]
-    return Headline(title, [_best(results), *told])
+    return Headline(title, [_best(results), *told, *race(results)])
 
 
 def named(arms: Sequence[ArmResults]) -> str:
@@ -182,6 +182,21 @@ def _did_not(results: Results) -> str:
 def _every_seed(results: Results) -> str:
     seeds = len(results.arms[0].runs)
     return f" in {'both' if seeds == 2 else f'all {seeds}'} seeds" if seeds > 1 else ""
+
+
+def race(results: Results) -> list[str]:
+    """Which arms a race stopped and what it saved, in a sentence; none where there was no race."""
+    ends = {arm.name: arm.runs[0].steps for arm in results.arms if arm.runs[0].stopped}
+    if not ends:
+        return []
+    told = []
+    for step in sorted(set(ends.values())):
+        told.append(f"{named([arm for arm in results.ordered if ends.get(arm.name) == step])} at step {step}")
+    runs = [run.steps for arm in results.arms for run in arm.runs]
+    return [
+        f"The race stopped {'; '.join(told)}: it took {sum(runs):,} steps of training, all arms to the end would have"
+        f" taken {max(runs) * len(runs):,}."
+    ]
 
 
 def _best(results: Results) -> str:

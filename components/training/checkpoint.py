@@ -25,6 +25,8 @@ class RunState:
     ended: bool = False  # before its time, for it collapsed
     curves: list[dict[str, float]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)  # step to registered model version
+    # By step of validation: `right`, 1 or 0, and `log_p` of every problem, None for log 0. A race decides by them.
+    validated: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
 
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> None:

@@ -18,6 +18,8 @@ from components.data.prepare import example, load_split
 from components.errors import UserError
 from components.evaluation.evaluate import evaluate
 from components.evaluation.metrics import Estimate
+from components.forecast import finite
+from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer, save_policy
 from components.progress import progress, say
 from components.randomness import derive_seed, generator
@@ -42,7 +44,8 @@ from components.training.zero import start_ranks
 RECORD = "train.json"
 SWITCH_TAG = "thaw.switch.step-"  # with the step's number: what is done from there on, and why
 COLLAPSE = 0.1  # of the peak, at or below which validation counts as fallen to near zero
-NOT_OF_A_RUN = {"arms", "seeds", "probe", "promote", "sweep", "teaching"}  # settings that no run depends on
+STOPPED_TAG = "thaw.stopped."  # with step and reason, of a run that a race ended
+NOT_OF_A_RUN = {"arms", "seeds", "probe", "promote", "race", "sweep", "teaching"}  # settings that no run depends on
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,50 @@ class TrainingRecord:
     mlflow_run_id: str
     model_name: str
     model_version: int  # the registered version of the best step
+    stopped: str | None  # why a race ended it before its time
+    validated: dict[str, dict[str, list[float | None]]]  # as RunState has it
 
 
 def train(
-    settings: Settings, arm: Arm, seed: int, *, data: Path, base: Path, out: Path, tracker: Tracker
-) -> TrainingRecord:
+    settings: Settings,
+    arm: Arm,
+    seed: int,
+    *,
+    data: Path,
+    base: Path,
+    out: Path,
+    tracker: Tracker,
+    until: int | None = None,
+) -> TrainingRecord | None:
     """Train one arm and leave its best checkpoint, by validation maj@k, in out/final.
 
     Run again on the same `out` it goes on where it was, or does nothing if it had finished.
 
     data: the folder that prepare wrote. base: the Hugging Face folder of the base model.
     out: gets checkpoints/step-N and final (Hugging Face folders), curves.csv and train.json; state/ while it runs.
+    until: pause at this step of validation, before the end; there is no record then, and the next call goes on.
 
     Raises:
-        UserError: `out` holds a run of other settings, other data or another base model.
+        UserError: `out` holds a run of other settings, other data or another base model, or there is no pausing at
+            `until`.
     """
+    if until is not None and until % settings.train.validate_every:
+        raise UserError(
+            f"--until {until}: a run pauses where it is validated; write a multiple of train.validate_every ="
+            f" {settings.train.validate_every}."
+        )
     identity = _identity(settings, arm, seed, data, base)
     if (out / RECORD).exists():
         record = TrainingRecord(**json.loads((out / RECORD).read_text(encoding="utf-8")))
-        refuse_other(record.identity, identity, out)
+        stop = settings.race.stopped.get(arm.name)
+        refuse_other(
+            record.identity | {"race.stopped": record.stopped}, identity | {"race.stopped": stop and stop.reason}, out
+        )
         return record
+    if until is not None and (found := find_state(out / "state")) and load_state(found, identity).step >= until:
+        return None
     start_ranks()
-    return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker)
+    return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker, until)
 
 
 def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:
@@ -102,7 +127,7 @@ class _ArmRun:
         torch.set_num_threads(settings.compute.threads)
         torch.manual_seed(derive_seed(seed, "global"))
         torch.use_deterministic_algorithms(True, warn_only=True)
-        self.settings, self.arm, self.seed = settings, arm, seed
+        self.settings, self.arm, self.seed, self.stop = settings, arm, seed, settings.race.stopped.get(arm.name)
         self.data, self.base, self.out = data, base, out
         self.model_name = f"thaw-{settings.task.name}"
         self.validation = [example(row) for row in load_split(data, "validation")]
@@ -117,16 +142,21 @@ class _ArmRun:
         self.trainer = Trainer(policy, arm, settings.train, seed=seed)
         # What is sampled from and saved: the trainer's own model, or a copy where its weights are sharded or adapted.
         self.policy = policy if self.trainer.lends_policy else load_model(base, dtype=settings.model.dtype).to(device())
+        self.scorer = Scorer(self.policy)
         self.state = RunState(identity)
         found = find_state(out / "state")
         if found is not None:
             self.state = load_state(found, identity)
+            if self.stop and self.state.step > self.stop.step:
+                raise UserError(
+                    f"{found} is beyond step {self.stop.step}, at which the race stopped {arm.name}; delete {out}."
+                )
             self.trainer.load(found)
 
-    def run(self, tracker: Tracker) -> TrainingRecord:
+    def run(self, tracker: Tracker, until: int | None = None) -> TrainingRecord | None:
         """Every process runs the loop; the first one alone validates, logs and writes."""
         first, markers, name = self.ranks.first, self.codec.markers, f"train {self.arm.name} seed {self.seed}"
-        steps = range(self.state.step, self.steps)
+        steps = range(self.state.step, self.steps if until is None else min(until, self.steps))
         if first:
             self._restore_checkpoints(tracker)
         with (
@@ -152,7 +182,7 @@ class _ArmRun:
                     if self.state.ended:
                         break
             record: Any = None
-            if run:
+            if run and until is None:
                 record = self._finish(run)
                 tracker.registry.set_best(self.model_name, f"validation/maj_at_{self.settings.evaluation.samples}")
         self.trainer.close()
@@ -161,7 +191,9 @@ class _ArmRun:
     @property
     def steps(self) -> int:
         """How many there are to do; none are left to a run that ended before its time."""
-        return self.state.step if self.state.ended else self.settings.train.steps
+        if self.state.ended:
+            return self.state.step
+        return self.stop.step if self.stop else self.settings.train.steps
 
     def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """The weights for the sampler and for checkpoints; every process has to ask."""
@@ -284,10 +316,15 @@ class _ArmRun:
             self.settings.rollout,
             self.settings.evaluation,
             description="validate",
+            scorer=self.scorer,
         )
         folder = self.out / "checkpoints" / f"step-{step}"
         write_folder(folder, lambda partial: save_policy(self.policy, self.tokenizer, partial))
-        figures = {f"validation/{name}": value for name, value in result.figures().items()}
+        figures = {f"validation/{name}": value for name, value in (result.figures() | result.mean_log_p()).items()}
+        self.state.validated[str(step)] = {
+            "right": [float(item.vote_correct) for item in result.scored],
+            "log_p": [None if item.log_p is None else finite(item.log_p) for item in result.scored],
+        }
         version = run.register(folder, self.model_name, step=step, tags=self._tags(), metrics=figures)
         self.state.step = step
         self.state.versions[str(step)] = version.version
@@ -322,6 +359,9 @@ class _ArmRun:
     def _finish(self, run: Run) -> TrainingRecord:
         """Put the best checkpoint into final, write the record and the curves, and drop the resume state."""
         state = self.state
+        if self.stop:
+            run.tag(f"{STOPPED_TAG}step", str(self.stop.step))
+            run.tag(f"{STOPPED_TAG}reason", self.stop.reason)
         best = self.out / "checkpoints" / f"step-{state.best_step}"
         write_folder(self.out / "final", lambda partial: shutil.copytree(best, partial, dirs_exist_ok=True))
         _write_curves(self.out / "curves.csv", state.curves)
@@ -337,6 +377,8 @@ class _ArmRun:
             mlflow_run_id=run.id,
             model_name=self.model_name,
             model_version=version,
+            stopped=self.stop and self.stop.reason,
+            validated=state.validated,
         )
         (self.out / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(self.out / "state")

@@ -125,7 +125,7 @@ def _write_training(
     record = {
         "identity": {"arm": arm.name}, "arm": arm.name, "seed": seed, "steps": steps, "best_step": steps,
         "validation": level, "wall_seconds": 11.5, "mlflow_run_id": f"run{seed}", "model_name": "thaw-skills",
-        "model_version": "3",
+        "model_version": "3", "stopped": None,
     }  # fmt: skip
     (folder / "train.json").write_text(json.dumps(record), encoding="utf-8")
 

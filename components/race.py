@@ -1,0 +1,139 @@
+"""Which arms of a race go on at a rung and which stop there: a rule over what their validation problems say.
+
+Two figures count. maj@k is what an arm is trained for; mean log P of the gold answers moves long before it does, and
+shows an arm that is still behind on its way.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Self
+
+import numpy as np
+
+from components.errors import UserError
+from components.evaluation.metrics import Values
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an arm stands at a rung: each validation problem of each seed, in the same order for all arms.
+
+    right: [problems] 1 where the majority of its samples was right, else 0. log_p: [problems] of the gold answer, in
+    nats. gain: [problems] by how much log_p rose since the rung before; None at the first one, to which all came from
+    the same base model.
+    """
+
+    arm: str
+    right: Values
+    log_p: Values
+    gain: Values | None = None
+
+    @classmethod
+    def read(cls, arm: str, runs: Sequence[Path], rung: int, before: int | None) -> Self:
+        """From the folders of an arm's runs, one a seed; before: the rung before, if there is one.
+
+        Raises:
+            UserError: a run was not validated at the rung.
+        """
+        now = [_validated(run, rung) for run in runs]
+        log_p = _joined(now, "log_p")
+        gain = None if before is None else log_p - _joined([_validated(run, before) for run in runs], "log_p")
+        return cls(arm, _joined(now, "right"), log_p, gain)
+
+    @property
+    def maj(self) -> float:
+        return float(self.right.mean())
+
+    @property
+    def mean_log_p(self) -> float:
+        return _mean(self.log_p)
+
+
+def decide(standings: Sequence[Standing], *, keep: float, error: float) -> dict[str, str]:
+    """Which arms stop at a rung, each with the reason in words.
+
+    An arm is beaten if another's maj@k and another's mean log P are above its own by more than chance, and it does not
+    gain log P faster than that one. The differences are taken problem by problem and told from chance by a normal
+    approximation; each arm is compared with all others, at `error` divided by their number, so that the chance to
+    call an arm beaten that no other is ahead of in one of the two figures is at most `error` at a rung. That is said
+    of where arms stand at the rung. No test can tell where one would end: a race may stop an arm that would have come
+    from behind, and the less so the later its rungs are.
+
+    If more than `keep` of the arms (rounded up) are left then, the lowest ranked stop too, as in successive halving
+    (Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943). Ranks are dealt out alternately to the best by
+    mean log P and the best by maj@k, so that neither decides alone.
+    """
+    stop = {}
+    for one in standings:
+        if (reason := _beaten(one, standings, error)) is not None:
+            stop[one.arm] = reason
+    places = math.ceil(keep * len(standings))
+    left = [one for one in ranked(standings) if one.arm not in stop]
+    for one in left[places:]:
+        stop[one.arm] = f"only the best {places} of {len(standings)} go on; it has {_figures(one)}"
+    return stop
+
+
+def ranked(standings: Sequence[Standing]) -> list[Standing]:
+    """The arms, the best first: alternately the best by mean log P and the best by maj@k of those that are left."""
+    by_log_p = sorted(standings, key=lambda one: (-one.mean_log_p, -one.maj))
+    by_maj = sorted(standings, key=lambda one: (-one.maj, -one.mean_log_p))
+    dealt = chain.from_iterable(zip(by_log_p, by_maj, strict=True))
+    return list({one.arm: one for one in dealt}.values())
+
+
+def _beaten(one: Standing, standings: Sequence[Standing], error: float) -> str | None:
+    """Why an arm is beaten; None where it is not."""
+    others = [other for other in standings if other is not one]
+    if not others:
+        return None
+    bound = NormalDist().inv_cdf(1 - error / len(others))
+    by_maj = max(others, key=lambda other: other.maj)
+    by_log_p = max(others, key=lambda other: other.mean_log_p)
+    if _excess(by_maj.right - one.right) <= bound or _excess(by_log_p.log_p - one.log_p) <= bound:
+        return None
+    if one.gain is not None and by_log_p.gain is not None and _mean(one.gain) > _mean(by_log_p.gain):
+        return None  # it is catching up
+    ahead = f"{by_maj.arm} has maj@k {by_maj.maj:.0%}, {by_log_p.arm} mean log P {by_log_p.mean_log_p:.1f}"
+    return f"beaten, {ahead}; it has {_figures(one)}"
+
+
+def _excess(differences: Values) -> float:
+    """The mean of some differences in standard errors, infinite where they are all the same and positive."""
+    known = differences[np.isfinite(differences)]
+    if len(known) < 2:
+        return -math.inf
+    mean, error = known.mean(), known.std(ddof=1) / math.sqrt(len(known))
+    if error == 0:
+        return math.copysign(math.inf, mean) if mean else 0.0
+    return float(mean / error)
+
+
+def _mean(values: Values) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else -math.inf
+
+
+def _figures(one: Standing) -> str:
+    gain = "" if one.gain is None else f", {_mean(one.gain):+.1f} since the rung before"
+    return f"maj@k {one.maj:.0%}, mean log P {one.mean_log_p:.1f}{gain}"
+
+
+def _joined(validated: Sequence[Mapping[str, Any]], name: str) -> Values:
+    rows = [[-math.inf if value is None else value for value in item[name]] for item in validated]
+    return np.concatenate([np.array(row, dtype=float) for row in rows])
+
+
+def _validated(run: Path, step: int) -> dict[str, Any]:
+    """What a run's validation at a step said of each problem, from its state or, if it has ended, its record."""
+    for file in (run / "train.json", *sorted((run / "state").glob("step-*/state.json"))):
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))["validated"]
+            if steps := [number for number in map(int, found) if number <= step]:
+                return found[str(max(steps))]  # an earlier one of a run that ended before
+    raise UserError(f"{run} was not validated by step {step}; run the sweep again, or delete that folder.")
