@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from components.config import Arm, Method
 from components.errors import UserError
 from components.evaluation.metrics import Estimate, Values
 from components.objective.commitment import ATTENUATION
@@ -46,7 +47,9 @@ class Forecast:
     examples_with_gradient: the expected share of examples whose group has a gradient; batches_with_gradient: of steps
     in which one of them has. gain: the change of mean log P over held-out examples after `steps` steps, in nats, with
     its 95% interval over examples. escape_step: when half of the examples will have reached P = 0.1, None for never.
-    before, after: log P of each held-out example, None for log 0.
+    run_steps: how many a run has; escaped: the share of examples that will have reached P = 0.1 by then.
+    before, midway, after: log P of each held-out example after none, half (rounded down) and all of the steps, None for
+    log 0.
     """
 
     arm: str
@@ -57,7 +60,10 @@ class Forecast:
     gain: Estimate
     escape_step: float | None
     escape_interval: tuple[float | None, float | None]
+    run_steps: int
+    escaped: float
     before: list[float | None]
+    midway: list[float | None]
     after: list[float | None]
 
     @classmethod
@@ -72,6 +78,19 @@ class Forecast:
         before or only after the steps, or never."""
         before, after = (np.array([math.nan if p is None else p for p in side]) for side in (self.before, self.after))
         return after - before
+
+    @property
+    def escapes(self) -> Values:
+        """Whether each held-out example is on course to P = 0.1 by the end of a run, 1 or 0."""
+        sides = (self.before, self.midway, self.after)
+        log_p = (np.array([-math.inf if p is None else p for p in side]) for side in sides)
+        return (escape_times(*log_p, self.steps) <= self.run_steps).astype(float)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the arm will do something else later than what it began with."""
+        arm = Arm.parse(self.arm)
+        return arm.method is Method.GARL_PAFT or (arm.commitment is not None and arm.q is None)
 
 
 def write(folder: Path, forecasts: Sequence[Forecast]) -> None:
@@ -98,18 +117,28 @@ def read(folder: Path) -> list[Forecast]:
 # Extrapolation
 
 
-def escape_times(before: Values, after: Values, steps: int) -> Values:
-    """The step at which each example reaches P = 0.1 if log P goes on as in these steps; inf for never.
+def escape_times(before: Values, midway: Values, after: Values, steps: int) -> Values:
+    """The step at which each example reaches P = 0.1 if log P goes on as in the second half of these; inf for never.
 
-    A straight line in log P is what gradient flow at q = 1 does, and an approximation everywhere else: on the embedded
-    task the escapes came after 0.3 to 2.5 times as many steps as it said, and some not at all (one seed).
+    The first half shows how the optimizer starts, not where an arm is heading. A straight line in log P is what
+    gradient flow at q = 1 does, and an approximation everywhere else: studies/ has what then happened.
 
-    before, after: log P, [examples] each, so many steps apart; -inf for a P of 0.
+    before, midway, after: log P after 0, steps // 2 and `steps` steps, [examples] each; -inf for a P of 0.
     """
+    half = steps // 2
+    first = _line(before, midway, 0, half) if half else np.full_like(after, np.inf)
+    second = _line(midway, after, half, steps)
+    # Who escaped in the first half and was lost in the second one has not escaped.
+    return np.where((first <= half) & np.isfinite(second), first, second)
+
+
+def _line(start: Values, end: Values, begin: int, stop: int) -> Values:
+    """When a straight line through log P at two steps reaches P = 0.1, [examples]; `begin` where it was there."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        times = steps * (ESCAPED - before) / (after - before)
-    times[~(after > before) | ~np.isfinite(before)] = np.inf
-    times[before >= ESCAPED] = 0
+        times = begin + (stop - begin) * (ESCAPED - start) / (end - start)
+    times[~(end > start) | ~np.isfinite(start)] = np.inf
+    # Held from the start, unless it falls below.
+    times[(start >= ESCAPED) & (end >= ESCAPED)] = begin
     return times
 
 
@@ -157,23 +186,29 @@ def advice_on_rl(log_p: Sequence[float | None], rollouts: int, groups_with_signa
 
 
 def recommended(forecasts: Sequence[Forecast]) -> tuple[Forecast, float]:
-    """The arm that raised mean log P of held-out examples most, and how sure it is that no other raises it more.
+    """The arm that brings most held-out examples to P = 0.1 by the end of a run, and how sure it is of its place.
 
-    The latter is the share of resampled sets of examples (1,000) in which it comes first; examples whose change is
-    unknown for some arm are left out of that.
+    Of equal arms it is the one that raised mean log P most. Arms that will do something else later (a q that moves) are
+    left out beside those that will not, for the look-ahead shows only how they begin. How sure: the share of resampled
+    sets of examples (1,000) in which the arm comes first; examples whose change is unknown for some arm are left out of
+    that.
     """
-    best = max(forecasts, key=lambda item: item.gain.value)
-    gains = np.stack([item.gains for item in forecasts])
-    gains = gains[:, np.isfinite(gains).all(0)]
-    if not gains.shape[1]:
-        return best, 1 / len(forecasts)
+    candidates = [item for item in forecasts if not item.moves] or list(forecasts)
+    candidates = sorted(candidates, key=lambda item: (item.escaped, item.gain.value), reverse=True)
+    best = candidates[0]
+    gains, escapes = (np.stack([getattr(item, name) for item in candidates]) for name in ("gains", "escapes"))
+    known = np.isfinite(gains).all(0)
+    if not known.any():
+        return best, 1 / len(candidates)
+    gains, escapes = gains[:, known], escapes[:, known]
     drawn = np.random.default_rng(SEED).integers(gains.shape[1], size=(1000, gains.shape[1]))
-    means = gains[:, drawn].mean(-1)  # [arms, resamples]
-    return best, float((means.argmax(0) == list(forecasts).index(best)).mean())
+    means = (gains[:, drawn].mean(-1), escapes[:, drawn].mean(-1))  # [arms, resamples] each
+    first = np.lexsort(means, axis=0)[-1]  # by the share of escapes; among equals by the gain; a draw is no win
+    return best, float((first == 0).mean())
 
 
 def advice(forecasts: Sequence[Forecast]) -> str:
-    """Which arm to train, why, and how sure that is, in a sentence."""
+    """Which arm to train, why, and how sure that is, in a sentence or two."""
     best, sure = recommended(forecasts)
     gain = f"{best.gain.value:+.1f} nats [{best.gain.low:+.1f}, {best.gain.high:+.1f}]"
     did = f"in {best.steps} steps it changed mean log P of held-out examples by {gain}"
@@ -184,4 +219,10 @@ def advice(forecasts: Sequence[Forecast]) -> str:
         )
     # At step 0 they have it from the start.
     when = f"; half of them reach P = 0.1 at about step {best.escape_step:.0f}" if best.escape_step else ""
-    return f"Train {best.arm}: {did}, the most of all arms in {sure:.0%} of resampled sets of examples{when}."
+    text = (
+        f"Train {best.arm}: {did}, and {best.escaped:.0%} of them are on course to P = 0.1 within {best.run_steps}"
+        f" steps, first of its peers in {sure:.0%} of resampled sets of examples{when}."
+    )
+    if left_out := [item.arm for item in forecasts if item.moves and not best.moves]:
+        text += f" Not compared, for what they do changes later: {', '.join(left_out)}."
+    return text

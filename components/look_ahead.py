@@ -1,7 +1,7 @@
 """What each arm does from the base model on: its gradient there, and a few real steps on a copy of the weights.
 
 The copy is trained as the arm would begin, with an optimizer of its own, and log P of examples that it did not train on
-is measured before and behind. Every figure is measured; only the step of the escape is extrapolated.
+is measured before, midway and behind. Every figure is measured; only what comes later is extrapolated.
 """
 
 import gc
@@ -83,14 +83,19 @@ class _Look:
             self.before = self._log_p()
         gradient = self._gradient(arm, trainer, sampler)
         curves: list[dict[str, float]] = []
-        for step in progress(range(_steps(self.settings)), f"look ahead {arm.name}"):
+        steps, midway = _steps(self.settings), self.before
+        for step in progress(range(steps), f"look ahead {arm.name}"):
             self._sample_from(trainer.weights())
+            if step and step == steps // 2:
+                midway = self._log_p()
+                self._sample_from(trainer.weights())  # again, for an engine may have given its memory back
             turn = Turn.at(arm, step, settings.steps, curves)
             report = trainer.update(sampler.groups(self.engine, step), step, turn)
             curves.append(report.metrics() | turn.figures(arm, report.mean_log_p, curves))
         self._sample_from(trainer.weights())
         trainer.close()
-        return self._told(arm, gradient, log_p, self.before.numpy(), self._log_p().numpy())
+        sides = (self.before.numpy(), midway.numpy(), self._log_p().numpy())
+        return self._told(arm, gradient, log_p, *sides)
 
     def _sample_from(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         own = self.copy.state_dict()
@@ -120,7 +125,13 @@ class _Look:
         )
 
     def _told(
-        self, arm: Arm, gradient: Gradient, log_p: Sequence[float | None], before: Values, after: Values
+        self,
+        arm: Arm,
+        gradient: Gradient,
+        log_p: Sequence[float | None],
+        before: Values,
+        midway: Values,
+        after: Values,
     ) -> Forecast:
         settings, resamples = self.settings, self.settings.evaluation.bootstrap
         share = with_gradient(arm, log_p, settings.rollout.group_size)
@@ -131,7 +142,8 @@ class _Look:
                 " answers, raise rollout.max_new_tokens, or set probe.look_ahead to 0."
             )
         steps = _steps(settings)
-        escape_step, escape_interval = half_escape(escape_times(before, after, steps), resamples=resamples)
+        times = escape_times(before, midway, after, steps)
+        escape_step, escape_interval = half_escape(times, resamples=resamples)
         gains = (after - before)[possible]
         return Forecast(
             arm=arm.name,
@@ -142,7 +154,10 @@ class _Look:
             gain=bootstrap(gains, resamples=resamples, seed=settings.evaluation.seed),
             escape_step=escape_step,
             escape_interval=escape_interval,
+            run_steps=settings.train.steps,
+            escaped=float((times <= settings.train.steps).mean()),
             before=[finite(value) for value in before],
+            midway=[finite(value) for value in midway],
             after=[finite(value) for value in after],
         )
 
@@ -167,7 +182,7 @@ def _steps(settings: Settings) -> int:
 
 def _cost(settings: Settings, arms: int) -> str:
     steps, batch = _steps(settings), settings.train.groups_per_step * settings.rollout.group_size
-    scored = (arms + 1) * settings.probe.held_out * settings.rollout.group_size
+    scored = (2 * arms + 1) * settings.probe.held_out * settings.rollout.group_size
     rollouts = arms * (steps + BATCHES) * batch + scored
     return (
         f"looking ahead {steps} steps for each of {arms} arms: some {rollouts:,} rollouts, as many as"

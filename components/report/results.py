@@ -157,11 +157,11 @@ class Run:
 
     @property
     def escape_step(self) -> int | None:
-        """The step by which half of the training examples of the last SMOOTHED steps had P of 0.1 or more; or never."""
+        """The middle of the first SMOOTHED steps half of whose training examples had P of 0.1 or more; or never."""
         shares = np.nan_to_num(self.curves["train/escaped"])
         means = np.convolve(shares, np.ones(SMOOTHED) / SMOOTHED, "valid") if len(shares) >= SMOOTHED else np.empty(0)
         reached = np.flatnonzero(means >= 0.5 - 1e-9)
-        return int(reached[0]) + SMOOTHED if len(reached) else None
+        return int(reached[0]) + (SMOOTHED + 1) // 2 if len(reached) else None
 
 
 @dataclass(frozen=True)

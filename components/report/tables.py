@@ -59,14 +59,16 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
     table = Table(
         title=f"what {forecasts[0].steps} steps of each arm did to examples that they did not train on",
         caption="gradient: share of groups that have one, its norm, its cosine between two batches"
-        "\nlog P: change of the mean, nats, 95% interval over examples; half at 0.1: by step, extrapolated",
+        "\nlog P: change of the mean, nats, 95% interval over examples"
+        "\nextrapolated: half at 0.1, the step at which half have P = 0.1; out, the share that has it by step"
+        f" {forecasts[0].run_steps}",
         box=None,
         header_style="bold",
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("arm", no_wrap=True)
-    for name in ("gradient", "norm", "cosine", "log P", "half at 0.1"):
+    for name in ("gradient", "norm", "cosine", "log P", "half at 0.1", "out"):
         table.add_column(name, justify="right", no_wrap=True)
     best, _ = recommended(forecasts)
     for item in forecasts:
@@ -75,6 +77,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
         low, high = ("never" if end is None else f"{end:.0f}" for end in item.escape_interval)
         when = "never" if item.escape_step is None else f"{item.escape_step:.0f} \\[{low}, {high}]"
         figures = [f"{item.examples_with_gradient:.0%}", f"{item.gradient.norm:.2g}", agreement, gain, when]
+        figures.append(f"{item.escaped:.0%}")
         table.add_row(item.arm, *figures, style="green" if item is best and item.gain.low > 0 else "")
     return table
 

@@ -26,21 +26,37 @@ from components.forecast import (
 INF = math.inf
 
 
-def forecast(arm: str, gains: list[float | None], *, low: float = 0.5, step: float | None = 12.0) -> Forecast:
+def forecast(
+    arm: str, gains: list[float | None], *, low: float = 0.5, step: float | None = 12.0, escaped: float = 0.0
+) -> Forecast:
+    """All on their way at the same pace; escaped: the share of examples, the first ones, that end within the run."""
     before = [-10.0] * len(gains)
     after = [None if gain is None else -10 + gain for gain in gains]
+    on_course = round(escaped * len(gains))
+    # From where they were midway the line is steep, or flat.
+    midway = [None if p is None else p - (5.0 if place < on_course else 0.0) for place, p in enumerate(after)]
     value = float(np.mean([gain for gain in gains if gain is not None]))
     gradient = Gradient(norm=0.5, rms=0.001, agreement=0.9, effective_samples=None, bias=None)
-    return Forecast(arm, 8, 1.0, 1.0, gradient, Estimate(value, low, value + 1), step, (10.0, None), before, after)
+    escape = (step, (10.0, None), 40, escaped)
+    return Forecast(arm, 8, 1.0, 1.0, gradient, Estimate(value, low, value + 1), *escape, before, midway, after)
 
 
 # Extrapolation
 
 
 def test_log_p_goes_on_in_a_straight_line() -> None:
-    before = np.array([ESCAPED - 8, ESCAPED - 8, ESCAPED - 8, ESCAPED + 1, -INF, ESCAPED - 1, ESCAPED - 2])
+    midway = np.array([ESCAPED - 8, ESCAPED - 8, ESCAPED - 8, ESCAPED + 1, -INF, ESCAPED - 1, ESCAPED - 2])
     after = np.array([ESCAPED - 4, ESCAPED - 8, ESCAPED - 9, ESCAPED, ESCAPED - 8, -INF, ESCAPED + 2])
-    assert escape_times(before, after, 10).tolist() == [20, INF, INF, 0, INF, INF, 5]
+    assert escape_times(midway - 1, midway, after, 20).tolist() == [30, INF, INF, 0, INF, INF, 15]
+    # One step has no middle: the line begins at the start.
+    assert escape_times(midway, midway, after, 1).tolist() == pytest.approx([2, INF, INF, 0, INF, INF, 0.5])
+
+
+def test_an_escape_in_the_first_half_counts_unless_it_is_lost_again() -> None:
+    before = np.array([ESCAPED - 2, ESCAPED - 2, ESCAPED + 1, ESCAPED + 1, ESCAPED + 1])
+    midway = np.array([ESCAPED + 2, ESCAPED + 2, ESCAPED, ESCAPED - 1, ESCAPED + 1])
+    after = np.array([ESCAPED, ESCAPED - 1, ESCAPED, ESCAPED + 1, ESCAPED - 3])
+    assert escape_times(before, midway, after, 20).tolist() == [5, INF, 0, 15, INF]
 
 
 def test_half_of_the_examples_are_the_smaller_half() -> None:
@@ -81,7 +97,29 @@ def test_stalling_is_said_in_so_many_words_and_with_its_share() -> None:
     )
 
 
-def test_the_arm_that_raised_log_p_most_is_recommended_and_how_sure_it_is() -> None:
+def test_the_arm_that_brings_most_examples_out_is_recommended_however_far_another_raised_some() -> None:
+    far = forecast("garl-q0.75", [6.0, 6.0, 6.0, 6.0], escaped=0.5)
+    wide = forecast("garl-q1", [2.0, 2.0, 2.0, 2.0], escaped=1.0)
+    assert far.escapes.tolist() == [1, 1, 0, 0]
+    assert wide.escapes.tolist() == [1, 1, 1, 1]
+    best, sure = recommended([far, wide])
+    assert best is wide
+    assert sure == pytest.approx(1 - 0.5**4, abs=0.03)  # unless the first two alone are drawn
+
+
+def test_what_changes_later_is_recommended_only_where_there_is_nothing_else() -> None:
+    moving = [forecast(arm, [9.0, 9.0]) for arm in ("garl-qadaptive", "garl-q1to0", "garl-paft-q1", "garl-qeach")]
+    constant = forecast("garl-q1", [1.0, 1.0])
+    assert recommended([*moving, constant]) == (constant, 1.0)
+    assert recommended(moving)[0] in moving
+    told = advice([*moving, constant])
+    assert told.endswith(
+        " Not compared, for what they do changes later: garl-qadaptive, garl-q1to0, garl-paft-q1, garl-qeach."
+    )
+    assert "Not compared" not in advice(moving)
+
+
+def test_of_equal_arms_the_one_that_raised_log_p_most_is_recommended_and_how_sure_it_is() -> None:
     clear = [forecast("grpo", [-1.0, 0.0, -1.0, 0.5]), forecast("garl-q1", [4.0, 5.0, 6.0, 3.0])]
     best, sure = recommended(clear)
     assert (best.arm, sure) == ("garl-q1", 1.0)
@@ -102,12 +140,13 @@ def test_examples_without_a_change_do_not_count_towards_how_sure_it_is() -> None
 def test_the_advice_names_arm_gain_sureness_and_step() -> None:
     told = advice([forecast("grpo", [-1.0, -1.0]), forecast("garl-q1", [4.0, 5.0], low=3.5)])
     assert told == (
-        "Train garl-q1: in 8 steps it changed mean log P of held-out examples by +4.5 nats [+3.5, +5.5], the most of"
-        " all arms in 100% of resampled sets of examples; half of them reach P = 0.1 at about step 12."
+        "Train garl-q1: in 8 steps it changed mean log P of held-out examples by +4.5 nats [+3.5, +5.5], and 0% of them"
+        " are on course to P = 0.1 within 40 steps, first of its peers in 100% of resampled sets of examples; half of"
+        " them reach P = 0.1 at about step 12."
     )
     for never_or_from_the_start in (None, 0.0):
         told = advice([forecast("garl-q1", [4.0], step=never_or_from_the_start)])
-        assert "step" not in told.partition("examples by")[2]
+        assert "half of them" not in told
 
 
 def test_no_arm_is_recommended_where_none_rises_for_sure() -> None:

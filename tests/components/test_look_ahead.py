@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from components.config import Arm, Settings
 from components.data.prepare import example, load_split
-from components.forecast import Forecast
+from components.forecast import Forecast, escape_times
 from components.look_ahead import look_ahead, with_gradient
 from components.policy.base import make_base
 from components.policy.logprobs import Scorer
@@ -75,7 +75,8 @@ def test_before_is_log_p_of_the_base_model_for_every_arm(
 
 def test_an_arm_without_a_gradient_changes_nothing(forecasts: dict[str, Forecast]) -> None:
     item = forecasts["grpo"]  # an untrained model is never right
-    assert item.after == item.before
+    assert item.after == item.midway == item.before
+    assert item.escaped == 0
     assert (item.gain.value, item.gain.low, item.gain.high) == (0, 0, 0)
     assert (item.gradient.norm, item.gradient.agreement) == (0, None)
     assert (item.gradient.effective_samples, item.gradient.bias) == (None, None)
@@ -99,6 +100,9 @@ def test_marginal_likelihood_raises_log_p_of_examples_that_it_did_not_train_on(
     assert 1 <= item.gradient.effective_samples <= 4
     assert (item.gradient.bias is None) == (arm == "garl-qadaptive")
     assert item.steps == STEPS
+    assert item.midway not in (item.before, item.after)
+    times = escape_times(*(np.array(side) for side in (item.before, item.midway, item.after)), STEPS)
+    assert item.escaped == np.mean(times <= item.run_steps)
 
 
 def test_looking_ahead_again_finds_the_same_and_leaves_the_base_model(

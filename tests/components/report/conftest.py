@@ -83,14 +83,15 @@ def write_forecasts(folder: Path, arms: Sequence[str], examples: int = 20) -> li
     before, forecasts = random.normal(-12, 1, examples), []
     for arm in map(Arm.parse, arms):
         after = before + random.normal(-2 + 8 * (arm.q or 0), 0.5, examples)
-        step, interval = half_escape(escape_times(before, after, 8), resamples=100)
+        midway = (before + after) / 2
+        times = escape_times(before, midway, after, 8)
+        step, interval = half_escape(times, resamples=100)
         rewarded = arm.q is None
         gradient = Gradient(0.5, 0.001, 0.8, None if rewarded else 5.5, None if rewarded else 0.1)
         gain = bootstrap(after - before, resamples=100, seed=0)
         shares = (0.05, 0.5) if rewarded else (1.0, 1.0)
-        forecasts.append(
-            Forecast(arm.name, 8, *shares, gradient, gain, step, interval, before.tolist(), after.tolist())
-        )
+        escape, sides = (step, interval, 30, float((times <= 30).mean())), (before, midway, after)
+        forecasts.append(Forecast(arm.name, 8, *shares, gradient, gain, *escape, *(side.tolist() for side in sides)))
     write(folder, forecasts)
     return forecasts
 

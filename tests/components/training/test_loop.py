@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -46,7 +47,15 @@ class Experiment:
     base: Path
 
     def train(self, out: Path, tracker: Tracker, *, arm: str = ARM, seed: int = 0) -> TrainingRecord:
-        return train(self.settings, Arm.parse(arm), seed, data=self.data, base=self.base, out=out, tracker=tracker)
+        record = self.train_until(None, out, tracker, arm=arm, seed=seed)
+        assert record is not None
+        return record
+
+    def train_until(
+        self, until: int | None, out: Path, tracker: Tracker, *, arm: str = ARM, seed: int = 0
+    ) -> TrainingRecord | None:
+        inputs = {"data": self.data, "base": self.base, "out": out, "tracker": tracker}
+        return train(self.settings, Arm.parse(arm), seed, **inputs, until=until)
 
 
 @pytest.fixture(scope="module")
@@ -503,6 +512,57 @@ def test_checkpoints_that_were_cleared_away_meanwhile_come_back(
     shutil.rmtree(tmp_path / "out" / "checkpoints")
     experiment.train(tmp_path / "out", tracker)
     assert files(tmp_path / "out") == files(reference.out)
+
+
+def test_a_run_that_pauses_goes_on_as_if_nothing_had_happened(
+    experiment: Experiment, reference: Reference, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert experiment.train_until(2, out, tracker) is None
+    assert (out / "state" / "step-2").exists()
+    assert not (out / loop.RECORD).exists()
+    with monkeypatch.context() as patch:  # there is nothing left to do until then
+        patch.setattr(loop, "_ArmRun", None)
+        assert experiment.train_until(2, out, tracker) is None
+        with pytest.raises(UserError, match=r"arm: garl-q0\.75 there, garl-q1 now"):
+            experiment.train_until(2, out, tracker, arm="garl-q1")
+    record = experiment.train(out, tracker)
+    assert repeatable(record) == repeatable(reference.record)
+    assert files(out) == files(reference.out)
+    assert figures(tracker, record.mlflow_run_id) == figures(reference.tracker, reference.record.mlflow_run_id)
+    with pytest.raises(UserError, match=r"--until 3: a run pauses where it is validated; write a multiple of .* = 2"):
+        experiment.train_until(3, out, tracker)
+
+
+def test_a_run_that_a_race_stopped_ends_there_and_says_why(
+    experiment: Experiment, reference: Reference, tracker: Tracker, tmp_path: Path
+) -> None:
+    stopped = replace(experiment, settings=small_settings('race.stopped={garl-q0.75: {step: 2, reason: "a test"}}'))
+    record = stopped.train(tmp_path / "out", tracker)
+    assert (record.steps, record.stopped) == (2, "a test")
+    checkpoint = "checkpoints/step-2/model.safetensors"
+    assert files(tmp_path / "out")[checkpoint] == files(reference.out)[checkpoint]
+    assert record.validated["2"] == reference.record.validated["2"]
+    tags = tracker.store.client.get_run(record.mlflow_run_id).data.tags
+    assert (tags["thaw.stopped.step"], tags["thaw.stopped.reason"]) == ("2", "a test")
+    with pytest.raises(UserError, match=r"race\.stopped: a test there, None now"):
+        experiment.train(tmp_path / "out", tracker)
+
+    assert experiment.train_until(4, tmp_path / "further", tracker) is None
+    with pytest.raises(UserError, match=r"step-4 is beyond step 2, at which the race stopped garl-q0\.75; delete"):
+        stopped.train(tmp_path / "further", tracker)
+
+
+def test_validation_tells_log_p_of_the_gold_answers(reference: Reference) -> None:
+    validated = reference.record.validated
+    assert list(validated) == ["2", "4"]
+    rows = list(csv.DictReader((reference.out / "curves.csv").open(encoding="utf-8")))
+    for step, found in validated.items():
+        row = rows[int(step) - 1]
+        assert len(found["right"]) == len(found["log_p"]) == 4
+        assert float(row["validation/maj_at_4"]) == np.mean(found["right"])
+        assert float(row["validation/log_p"]) == pytest.approx(np.mean(found["log_p"]))
+        assert all(value is not None and value < 0 for value in found["log_p"])
 
 
 def test_a_state_of_another_run_is_refused(
