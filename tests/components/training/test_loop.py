@@ -559,7 +559,7 @@ def test_validation_tells_log_p_of_the_gold_answers(reference: Reference) -> Non
     rows = list(csv.DictReader((reference.out / "curves.csv").open(encoding="utf-8")))
     for step, found in validated.items():
         row = rows[int(step) - 1]
-        assert len(found["right"]) == len(found["log_p"]) == 4
+        assert len(found["right"]) == len(found["log_p"]) == 8
         assert float(row["validation/maj_at_4"]) == np.mean(found["right"])
         assert float(row["validation/log_p"]) == pytest.approx(np.mean(found["log_p"]))
         assert all(value is not None and value < 0 for value in found["log_p"])
