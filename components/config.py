@@ -131,6 +131,7 @@ class TaskSettings(Section):
     name: Literal["skills", "finqa", "hotpotqa", "musique", "jsonl"]
     path: str  # the folder with the raw files
     start: Start
+    kinds: Annotated[list[str], Field(min_length=1)] | None  # of problems that are kept; null keeps all
     train: Positive | None  # the most examples of each split; null takes all
     validation: Positive | None
     test: Positive | None

@@ -153,7 +153,7 @@ def load_file(path: Path, settings: TaskSettings, tokens: Tokens, budget: int) -
     Raises:
         UserError: the file cannot be read, or holds no question that can be asked.
     """
-    source = _scan(path, TASKS[settings.name].read)
+    source = _scan(path, _reader(settings))
     whole = Split(source, set(range(len(source.keys))))
     found, most = Lengths(), longest_prompt(settings, tokens.context, budget)
     shorten = settings.long_prompts == "shorten"
@@ -194,7 +194,21 @@ def _sources(settings: TaskSettings) -> dict[str, Source]:
         raise UserError(f"{folder} has no training file; put {' or '.join(task.train)} there.")
     if paths["dev"] is None and paths["test"] is None:
         raise UserError(f"{folder} has nothing to test on; put {' or '.join(task.test + task.dev)} there.")
-    return {role: _scan(path, task.read) for role, path in paths.items() if path is not None}
+    return {role: _scan(path, _reader(settings)) for role, path in paths.items() if path is not None}
+
+
+def _reader(settings: TaskSettings) -> Reader:
+    """Reads the task's files and leaves out what is of another kind than those that are set."""
+    read, kinds = TASKS[settings.name].read, settings.kinds
+
+    def read_kinds(path: Path, skipped: Counter[str]) -> Iterator[Example]:
+        for example in read(path, skipped):
+            if example.kind in (kinds or ()):
+                yield example
+            else:
+                skipped["of another kind"] += 1
+
+    return read if kinds is None else read_kinds
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -21,7 +21,7 @@ from tests.conftest import PROJECT, TOKENIZERS
 
 def settings(name: str, path: Path, **others: Any) -> TaskSettings:
     fields = {"start": "cold", "train": None, "validation": None, "test": None, "seed": 0} | others
-    fields = {"label_noise": 0.0, "max_prompt_tokens": None, "long_prompts": "shorten"} | fields
+    fields = {"kinds": None, "label_noise": 0.0, "max_prompt_tokens": None, "long_prompts": "shorten"} | fields
     return TaskSettings.model_validate({"name": name, "path": str(path), **fields})
 
 
@@ -156,6 +156,20 @@ def test_damage_and_repetition_are_reported(tmp_path: Path) -> None:
     report = prepare(settings("finqa", tmp_path), tmp_path / "out")["train"]
     assert (report["present"], report["loaded"], report["duplicates"], report["final"]) == (12, 8, 1, 8)
     assert report["skipped"] == {"broken JSON": 1, "no JSON object": 1, "no table": 1}
+
+
+def test_other_kinds_than_those_that_are_set_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [*rows(0, 40, kind="a"), *rows(40, 60, kind="b"), *rows(60, 70)])
+    write_lines(tmp_path / "test.jsonl", rows(100, 104, kind="a") + rows(104, 107, kind="b"))
+    report = prepare(settings("jsonl", tmp_path, kinds=["a"]), tmp_path / "out")
+    assert report["test"]["skipped"] == {"of another kind": 3}
+    assert report["train"]["skipped"] == {"of another kind": 30}
+    kept = [item.kind for split in ("train", "validation", "test") for item in examples(tmp_path / "out", split)]
+    assert set(kept) == {"a"}
+    others = settings("jsonl", tmp_path, kinds=["b"])
+    assert len(preparing.load_file(tmp_path / "test.jsonl", others, Words(), 100).examples) == 3
+    with pytest.raises(UserError, match="of another kind"):
+        prepare(settings("jsonl", tmp_path, kinds=["c"]), tmp_path / "none")
 
 
 def test_limits_keep_a_seeded_choice_in_the_order_of_the_file(tmp_path: Path) -> None:
