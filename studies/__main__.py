@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -35,9 +36,11 @@ def main(names: Sequence[str]) -> None:
 def _circumstances(folder: Path, rows: Sequence[dict]) -> str:
     hours = sum(row["seconds"] or 0 for row in rows) / 3600
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    code = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return (
         f"`python -m studies {folder.name}`, {datetime.now(UTC):%-d %B %Y}, {psutil.cpu_count()} CPU cores"
-        f" ({platform.machine()}), {versions}: {hours:.1f} hours of training on one core each."
+        f" ({platform.machine()}), {versions}, code {code.stdout.strip() or 'unknown'}:"
+        f" {hours:.1f} hours of training on one core each."
     )
 
 

@@ -7,13 +7,14 @@ the same flow as `thaw sweep` and recorded by DVC: run again it goes on where it
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.config import load_settings
 from components.errors import UserError
+from components.forecast import recommended
 from components.report.results import Results, collect
 from flows.options import PARAMS
 from flows.parameters import Changes
@@ -35,12 +36,14 @@ class Sweep(BaseModel):
 class Study(BaseModel):
     """study.yaml.
 
-    question: one sentence. set: settings of all sweeps, by their dotted names; a sweep's own win.
+    question: one sentence. set: settings of all sweeps, by their dotted names; a sweep's own win. tables: what is shown
+    of the rows (studies/tables.py).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     question: str
+    tables: list[Literal["learned", "best", "forecasts", "slopes"]] = ["learned"]
     set: dict[str, Any] = {}
     sweeps: list[Sweep] = Field(min_length=1)
 
@@ -71,7 +74,7 @@ def run_study(folder: Path) -> list[dict[str, Any]]:
 
     A row for the base model and for each arm and seed of each sweep: those of results.json with `sweep`, its `set`,
     `escape_step` (by which half of the training examples had P of 0.1, None for never), `forecast_step` (when the probe
-    expected that) and `seconds` of training.
+    expected that), `recommended` (whether the probe named the arm) and `seconds` of training.
 
     Raises:
         UserError: study.yaml is wrong.
@@ -94,6 +97,7 @@ def run_study(folder: Path) -> list[dict[str, Any]]:
 def _rows(results: Results, sweep: Sweep, changed: dict[str, Any]) -> Iterator[dict[str, Any]]:
     escapes = {(item.name, run.seed): run.escape_step for item in results.arms for run in item.runs}
     forecasts = {item.arm: item.escape_step for item in results.forecasts}
+    named = recommended(results.forecasts)[0].arm if results.forecasts else None
     for row in results.rows():
         kept = {name: value for name, value in row.items() if name not in NOT_OF_A_STUDY}
         seconds = kept.pop("wall_seconds")
@@ -103,5 +107,6 @@ def _rows(results: Results, sweep: Sweep, changed: dict[str, Any]) -> Iterator[d
             **kept,
             "escape_step": escapes.get((row["arm"], row["seed"])),
             "forecast_step": forecasts.get(row["arm"]),
+            "recommended": row["arm"] == named,
             "seconds": seconds,
         }
