@@ -15,11 +15,12 @@ from components.errors import USER_ERROR, UserError
 from components.progress import say
 from flows.options import quiet_prefect
 
-HERE = Path("studies")
+HERE, PAGE = Path("studies"), Path("build/studies/index.html")
 
 
 def main(names: Sequence[str]) -> None:
     quiet_prefect()
+    from studies.page import write_page
     from studies.study import Study, run_study
     from studies.tables import markdown
 
@@ -30,7 +31,9 @@ def main(names: Sequence[str]) -> None:
         rows = run_study(folder)
         table = markdown(Study.read(folder), rows)
         (folder / "table.md").write_text(f"{table}\n{_circumstances(folder, rows)}\n", encoding="utf-8")
+        write_page(sorted(file.parent for file in HERE.glob("*/study.yaml")), PAGE)
         say(f"{folder}/table.md and {folder}/result.json; each sweep's report: experiments/study-{folder.name}-*/build")
+    say(f"{PAGE} shows all studies")
 
 
 def _circumstances(folder: Path, rows: Sequence[dict]) -> str:

@@ -45,16 +45,16 @@ def markdown(study: Study, rows: Sequence[Row]) -> str:
 
 def learned(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
     """For each sweep maj@k of each seed, in percent, its median, that of p@1, and of each kind of problem."""
-    maj, k = _maj(rows)
+    maj, k = maj_of(rows)
     for sweep in study.sweeps:
-        found = [row for row in rows if row["sweep"] == sweep.name]
+        found = in_sweep(rows, sweep.name)
         changed = ", ".join(f"`{name}={value}`" for name, value in sweep.set.items() if name != "arms")
         seeds, kinds = _seeds(found), list(found[0].get("kinds", ()))
         stops = any(row.get("stopped") for row in found)
         head = ["arm", *(f"seed {seed}" for seed in seeds), "median", "p@1"]
         head += [*kinds, *(["kinds learned"] if kinds else []), *(["steps"] if stops else [])]
         lines = []
-        for arm, runs in _arms(found):
+        for arm, runs in by_arm(found):
             each = {run["seed"]: f"{100 * run[maj]:.0f}" for run in runs}
             line = [arm, *(each.get(seed, "") for seed in seeds)]
             line += [f"**{_percent(runs, maj)}**", _percent(runs, "p_at_1")]
@@ -74,10 +74,10 @@ def learned(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
 
 def best(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
     """For each sweep the best constant q, and whether those that move, and the one that the probe named, reach it."""
-    maj, k = _maj(rows)
+    maj, k = maj_of(rows)
     lines = []
     for sweep in study.sweeps:
-        arms = [item for item in _arms([row for row in rows if row["sweep"] == sweep.name]) if item[0] != "base"]
+        arms = [item for item in by_arm(in_sweep(rows, sweep.name)) if item[0] != "base"]
         constant = [item for item in arms if Arm.parse(item[0]).q is not None]
         top = max(constant, key=lambda item: median(run[maj] for run in item[1]))
         level = median(run[maj] for run in top[1])
@@ -103,10 +103,10 @@ def forecasts(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
     """For each sweep when half of the examples had P of 0.1, beside what the probe had forecast."""
     lines, notes = [], []
     for sweep in study.sweeps:
-        arms = [item for item in _arms([row for row in rows if row["sweep"] == sweep.name]) if item[0] != "base"]
+        arms = [item for item in by_arm(in_sweep(rows, sweep.name)) if item[0] != "base"]
         pairs = []
         for arm, runs in arms:
-            forecast, happened = runs[0]["forecast_step"], _median_step(runs)
+            forecast, happened = runs[0]["forecast_step"], median_step(runs)
             within = forecast is not None and forecast <= runs[0]["steps"]
             if math.isfinite(happened) or within:
                 pairs.append((forecast if within else math.inf, happened))
@@ -174,7 +174,7 @@ TABLES: dict[str, Callable[[Study, Sequence[Row]], Iterator[Table]]] = {
 }
 
 
-def _arms(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def by_arm(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Each arm with its runs by seed."""
     found: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["seed"] or 0):
@@ -182,11 +182,15 @@ def _arms(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [(arm, found[arm]) for arm in dict.fromkeys(row["arm"] for row in rows)]
 
 
+def in_sweep(rows: Sequence[Row], name: str) -> list[Row]:
+    return [row for row in rows if row["sweep"] == name]
+
+
 def _seeds(rows: Sequence[Row]) -> list[int]:
     return sorted({row["seed"] for row in rows} - {None})
 
 
-def _maj(rows: Sequence[Row]) -> tuple[str, str]:
+def maj_of(rows: Sequence[Row]) -> tuple[str, str]:
     """The name of maj@k in rows, and k."""
     name = next(name for name in rows[0] if name.startswith("maj_at_") and not name.endswith("interval"))
     return name, name.removeprefix("maj_at_")
@@ -202,7 +206,7 @@ def _interval(runs: Sequence[Row], name: str) -> tuple[float, float]:
     return median(low), median(high)
 
 
-def _median_step(runs: Sequence[Row]) -> float:
+def median_step(runs: Sequence[Row]) -> float:
     """Over seeds; those that never escaped come last."""
     return median(math.inf if run["escape_step"] is None else run["escape_step"] for run in runs)
 

@@ -365,6 +365,14 @@ def spread(wanted: Sequence[float], gap: float, height: float) -> list[float]:
     return places.tolist()
 
 
+def power_axis(axis: Axis) -> None:
+    """A log axis whose ticks are powers of ten."""
+    axis.axes.set_xscale("log")
+    axis.set_major_locator(ticker.LogLocator(numticks=7))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _power(math.log10(value))))
+
+
 def _power(exponent: float) -> str:
     """A power of ten in Unicode, since a chart's text is the page's text."""
     return "1" if round(exponent) == 0 else "10" + str(round(exponent)).translate(SUPERSCRIPT)

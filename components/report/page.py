@@ -80,12 +80,12 @@ def render(results: Results) -> str:
     )
 
 
-def template(name: str) -> "Template":
-    """A page of this room, which escapes what it is given and refuses to leave anything out."""
+def template(name: str, folder: Path = Path(__file__).parent) -> "Template":
+    """A page of this room, or of another folder, which escapes what it is given and refuses to leave anything out."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

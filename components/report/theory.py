@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from markupsafe import Markup
 from matplotlib import ticker
-from matplotlib.axis import Axis
 from rich.table import Table
 
 from components.config import Arm
@@ -219,7 +218,7 @@ def escape_times(theory: Theory) -> str:
         axes.plot(theory.p0, row.escape, "o", color=_tint(number), markersize=4.5, markeredgewidth=0)
         slope = math.log(line[-1] / line[-2]) / math.log(starts[-1] / starts[-2])
         ends[f"q={row.q:g}, slope {slope:.2f}".replace("-", "−")] = (starts[-1], line[-1], _tint(number))
-    _power_axis(axes.xaxis)
+    charts.power_axis(axes.xaxis)
     axes.set_xlim(warmest, coldest)
     charts._log_axis(axes, 10.0 ** math.floor(math.log10(min(map(min, lines)))), False, max(map(max, lines)))
     axes.axvline(theory.p0, color=charts.INK, linewidth=1, linestyle=(0, (3, 2)))
@@ -242,7 +241,7 @@ def escape_courses(theory: Theory) -> str:
         axes.plot(np.maximum(time[shown], soonest), np.exp(log_p[shown]), color=_tint(number), linewidth=1.7)
         ring = {"markerfacecolor": "none", "markeredgecolor": charts.INK, "clip_on": False}
         axes.plot(row.escape, TARGET, "o", markersize=6, markeredgewidth=1, **ring)
-    _power_axis(axes.xaxis)
+    charts.power_axis(axes.xaxis)
     axes.set_xlim(soonest, 2 * latest)
     charts._log_axis(axes, 10.0 ** math.floor(math.log10(theory.p0)), False, 1.0)
     width = charts.WIDTH - 54
@@ -288,7 +287,7 @@ def noise_levels(theory: Theory) -> str:
     times = [tsallis.escape_time(log_p0, q, TARGET).item() for q in commitments]
     levels = [tsallis.contamination_level(theory.noise, q) for q in commitments]
     axes.plot(times, levels, color=charts.FAINT, linewidth=1.2, clip_on=False)
-    _power_axis(axes.xaxis)
+    charts.power_axis(axes.xaxis)
     axes.set_xlim(10.0 ** math.floor(math.log10(times[-1])), 10.0 ** math.ceil(math.log10(times[0])))
     axes.set_ylim(0, 1.08 * theory.noise)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
@@ -308,10 +307,3 @@ def noise_levels(theory: Theory) -> str:
 def _tint(number: int) -> str:
     """The stand-in for the colour of a commitment, which the page knows as --arm-N."""
     return f"#0101{number:02x}"
-
-
-def _power_axis(axis: Axis) -> None:
-    axis.axes.set_xscale("log")
-    axis.set_major_locator(ticker.LogLocator(numticks=7))
-    axis.set_minor_locator(ticker.NullLocator())
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: charts._power(math.log10(value))))
