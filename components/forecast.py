@@ -14,7 +14,7 @@ import numpy as np
 
 from components.config import Arm, Method
 from components.errors import UserError
-from components.evaluation.metrics import Estimate, Values
+from components.evaluation.metrics import Estimate, Values, finite
 from components.objective.commitment import ATTENUATION
 
 ESCAPED = math.log(ATTENUATION)  # log P from which on an example counts as escaped
@@ -152,11 +152,6 @@ def half_escape(times: Values, *, resamples: int) -> tuple[float | None, tuple[f
     drawn = np.random.default_rng(SEED).integers(len(times), size=(resamples, len(times)))
     low, high = np.quantile(half_escaped(times[drawn]), [0.025, 0.975], method="nearest")
     return finite(half_escaped(times).item()), (finite(low), finite(high))
-
-
-def finite(value: float) -> float | None:
-    """As JSON can have it: None for infinite values and NaN."""
-    return float(value) if math.isfinite(value) else None
 
 
 # Advice

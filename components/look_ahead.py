@@ -19,8 +19,8 @@ from components.config import Arm, Method, Settings
 from components.data.example import Example
 from components.data.prepare import example, load_split
 from components.errors import UserError
-from components.evaluation.metrics import Values, bootstrap
-from components.forecast import Forecast, Gradient, escape_times, finite, half_escape
+from components.evaluation.metrics import Values, bootstrap, finite
+from components.forecast import Forecast, Gradient, escape_times, half_escape
 from components.objective.estimators import amplification_bias
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer

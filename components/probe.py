@@ -17,7 +17,7 @@ from components.config import Settings
 from components.data.example import Example
 from components.data.prepare import example, load_split
 from components.evaluation.evaluate import evaluate, gold_log_p
-from components.forecast import finite
+from components.evaluation.metrics import finite
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer
 from components.progress import progress

@@ -1,5 +1,6 @@
 """p@k, maj@k and bootstrap intervals, from which of a prompt's samples were right."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,3 +61,8 @@ def paired_difference(first: Values, second: Values, *, resamples: int, seed: in
     if first.shape != second.shape:
         raise ValueError(f"a paired comparison needs the same examples; there are {len(first)} and {len(second)}.")
     return bootstrap(second - first, resamples=resamples, seed=seed)
+
+
+def finite(value: float) -> float | None:
+    """As JSON can have it: None for infinite values and NaN."""
+    return float(value) if math.isfinite(value) else None

@@ -17,8 +17,7 @@ from components.data.digest import dvc_md5
 from components.data.prepare import example, load_split
 from components.errors import UserError
 from components.evaluation.evaluate import evaluate
-from components.evaluation.metrics import Estimate
-from components.forecast import finite
+from components.evaluation.metrics import Estimate, finite
 from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer, save_policy
 from components.progress import progress, say
