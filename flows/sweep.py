@@ -124,6 +124,8 @@ def _race(folder: Path, settings: Settings, slots: Slots) -> None:
         _raise_failures([stage.submit(folder, run, slots, limits, until=rung) for run in runs])
         stopped |= stop_arms(folder, settings, arms, rung, before)
         arms, before = [arm for arm in arms if arm not in stopped], rung
+        if len(arms) == 1:
+            break
     record_race(folder, stopped)
 
 

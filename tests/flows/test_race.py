@@ -10,7 +10,7 @@ import yaml
 from tests.flows.scratch import Scratch, built_in
 
 ARMS = ["grpo", "garl-q0.75"]
-RACE = ["arms=[grpo, garl-q0.75]", "race.rungs=[4]", "train.steps=8", "probe.look_ahead=0"]
+RACE = ["arms=[grpo, garl-q0.75]", "race.rungs=[4, 8]", "train.steps=12", "probe.look_ahead=0"]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,15 @@ def test_an_arm_stops_at_the_rung_and_the_other_reaches_the_end(raced: tuple[Scr
     for arm in ARMS:
         record = json.loads((project.folder / f"experiments/race/build/train/{arm}/0/train.json").read_text())
         stop = stops.get(arm)
-        assert record["steps"] == (stop["step"] if stop else 8)
+        assert record["steps"] == (stop["step"] if stop else 12)
         assert record["stopped"] == (stop and stop["reason"])
         if stop:
+            assert "rung 8" not in said  # one arm alone needs no other
             assert f"{arm} stops at step {stop['step']}: {stop['reason']}" in said
     rows = json.loads((project.folder / "experiments/race/build/report/results.json").read_text(encoding="utf-8"))
     assert [row["stopped"] for row in rows] == [None, *(stops.get(arm, {}).get("reason") for arm in ARMS)]
     page = (project.folder / "experiments/race/build/report/index.html").read_text(encoding="utf-8")
-    assert "it took 12 steps of training, all arms to the end would have taken 16" in page
+    assert "it took 16 steps of training, all arms to the end would have taken 24" in page
     assert yaml.safe_load((project.folder / "params.yaml").read_text())["race"]["stopped"] == {}
 
 
@@ -80,7 +81,7 @@ def test_who_reached_the_end_is_the_run_without_a_race_and_without_a_pause(
     [winner] = set(ARMS) - set(stopped(project))
     build, alone = project.folder / "experiments/race/build", tmp_path / "alone"
     project.run("thaw", "train", "--arm", winner, "--out", str(alone), *inputs(build))
-    for name in ("checkpoints/step-8/model.safetensors", "curves.csv"):
+    for name in ("checkpoints/step-12/model.safetensors", "curves.csv"):
         assert filecmp.cmp(build / "train" / winner / "0" / name, alone / name, shallow=False)
 
 
