@@ -83,7 +83,9 @@ def best(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
         level = median(run[maj] for run in top[1])
         named = [arm for arm, runs in arms if runs[0].get("recommended")]
         for arm, runs in arms:
-            if arm != top[0] and arm not in named and Arm.parse(arm).q is not None:
+            parsed = Arm.parse(arm)
+            moves = parsed.commitment is not None and parsed.q is None
+            if not moves and arm != top[0] and arm not in named:
                 continue
             figure, (low, high) = median(run[maj] for run in runs), _interval(runs, maj)
             roles = {"best constant": arm == top[0], "the probe's": arm in named}
