@@ -21,11 +21,14 @@ from components.evaluation.metrics import Values
 
 @dataclass(frozen=True)
 class Standing:
-    """Where an arm stands at a rung: each validation problem of each seed, in the same order for all arms.
+    """Where an arm stands at a rung: each validation problem, a mean over the arm's seeds, in one order for all arms.
 
-    right: [problems] 1 where the majority of its samples was right, else 0. log_p: [problems] of the gold answer, in
-    nats. gain: [problems] by how much log_p rose since the rung before; None at the first one, to which all came from
-    the same base model.
+    All seeds are asked the same problems, and what an arm makes of one is much alike in them: so the problems are what
+    is counted, not the answers of all seeds.
+
+    right: [problems] the share of seeds in which the majority of its samples was right. log_p: [problems] of the gold
+    answer, in nats. gain: [problems] by how much log_p rose since the rung before; None at the first one, to which all
+    came from the same base model.
     """
 
     arm: str
@@ -41,9 +44,9 @@ class Standing:
             UserError: a run was not validated at the rung.
         """
         now = [_validated(run, rung) for run in runs]
-        log_p = _joined(now, "log_p")
-        gain = None if before is None else log_p - _joined([_validated(run, before) for run in runs], "log_p")
-        return cls(arm, _joined(now, "right"), log_p, gain)
+        log_p = _over_seeds(now, "log_p")
+        gain = None if before is None else log_p - _over_seeds([_validated(run, before) for run in runs], "log_p")
+        return cls(arm, _over_seeds(now, "right"), log_p, gain)
 
     @property
     def maj(self) -> float:
@@ -124,9 +127,9 @@ def _figures(one: Standing) -> str:
     return f"maj@k {one.maj:.0%}, mean log P {one.mean_log_p:.1f}{gain}"
 
 
-def _joined(validated: Sequence[Mapping[str, Any]], name: str) -> Values:
+def _over_seeds(validated: Sequence[Mapping[str, Any]], name: str) -> Values:
     rows = [[-math.inf if value is None else value for value in item[name]] for item in validated]
-    return np.concatenate([np.array(row, dtype=float) for row in rows])
+    return np.array(rows, dtype=float).mean(0)
 
 
 def _validated(run: Path, step: int) -> dict[str, Any]:
