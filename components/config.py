@@ -88,6 +88,11 @@ class Arm(BaseModel):
         return self.commitment and self.commitment.fixed
 
     @property
+    def moves(self) -> bool:
+        """Whether it has a commitment that is not one number."""
+        return self.commitment is not None and self.q is None
+
+    @property
     def q_text(self) -> str | None:
         """The commitment as the arm's name has it: 0.75, 1to0, adaptive."""
         return self.commitment and str(self.commitment)

@@ -47,7 +47,7 @@ class Forecast:
     examples_with_gradient: the expected share of examples whose group has a gradient; batches_with_gradient: of steps
     in which one of them has. gain: the change of mean log P over held-out examples after `steps` steps, in nats, with
     its 95% interval over examples. escape_step: when half of the examples will have reached P = 0.1, None for never.
-    run_steps: how many a run has; escaped: the share of examples that will have reached P = 0.1 by then.
+    run_steps: how many a run has.
     before, midway, after: log P of each held-out example after none, half (rounded down) and all of the steps, None for
     log 0.
     """
@@ -61,7 +61,6 @@ class Forecast:
     escape_step: float | None
     escape_interval: tuple[float | None, float | None]
     run_steps: int
-    escaped: float
     before: list[float | None]
     midway: list[float | None]
     after: list[float | None]
@@ -87,10 +86,15 @@ class Forecast:
         return (escape_times(*log_p, self.steps) <= self.run_steps).astype(float)
 
     @property
+    def escaped(self) -> float:
+        """The share of held-out examples that are."""
+        return float(self.escapes.mean())
+
+    @property
     def moves(self) -> bool:
         """Whether the arm will do something else later than what it began with."""
         arm = Arm.parse(self.arm)
-        return arm.method is Method.GARL_PAFT or (arm.commitment is not None and arm.q is None)
+        return arm.moves or arm.method is Method.GARL_PAFT
 
 
 def write(folder: Path, forecasts: Sequence[Forecast]) -> None:

@@ -155,7 +155,6 @@ class _Look:
             escape_step=escape_step,
             escape_interval=escape_interval,
             run_steps=settings.train.steps,
-            escaped=float((times <= settings.train.steps).mean()),
             before=[finite(value) for value in before],
             midway=[finite(value) for value in midway],
             after=[finite(value) for value in after],

@@ -4,19 +4,18 @@ Two figures count. maj@k is what an arm is trained for; mean log P of the gold a
 shows an arm that is still behind on its way.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from components.errors import UserError
 from components.evaluation.metrics import Values
+
+Validated = Mapping[str, Sequence[float | None]]  # `right` and `log_p` of every problem, as a run's state has them
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,10 @@ class Standing:
     gain: Values | None = None
 
     @classmethod
-    def read(cls, arm: str, runs: Sequence[Path], rung: int, before: int | None) -> Self:
-        """From the folders of an arm's runs, one a seed; before: the rung before, if there is one.
-
-        Raises:
-            UserError: a run was not validated at the rung.
-        """
-        now = [_validated(run, rung) for run in runs]
+    def of(cls, arm: str, now: Sequence[Validated], before: Sequence[Validated] | None) -> Self:
+        """From what each seed's validation said at the rung, and at the one before if there is one."""
         log_p = _over_seeds(now, "log_p")
-        gain = None if before is None else log_p - _over_seeds([_validated(run, before) for run in runs], "log_p")
+        gain = None if before is None else log_p - _over_seeds(before, "log_p")
         return cls(arm, _over_seeds(now, "right"), log_p, gain)
 
     @property
@@ -127,16 +121,6 @@ def _figures(one: Standing) -> str:
     return f"maj@k {one.maj:.0%}, mean log P {one.mean_log_p:.1f}{gain}"
 
 
-def _over_seeds(validated: Sequence[Mapping[str, Any]], name: str) -> Values:
+def _over_seeds(validated: Sequence[Validated], name: str) -> Values:
     rows = [[-math.inf if value is None else value for value in item[name]] for item in validated]
     return np.array(rows, dtype=float).mean(0)
-
-
-def _validated(run: Path, step: int) -> dict[str, Any]:
-    """What a run's validation at a step said of each problem, from its state or, if it has ended, its record."""
-    for file in (run / "train.json", *sorted((run / "state").glob("step-*/state.json"))):
-        if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))["validated"]
-            if steps := [number for number in map(int, found) if number <= step]:
-                return found[str(max(steps))]  # an earlier one of a run that ended before
-    raise UserError(f"{run} was not validated by step {step}; run the sweep again, or delete that folder.")

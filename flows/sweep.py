@@ -117,7 +117,7 @@ def _race(folder: Path, settings: Settings, slots: Slots) -> None:
     Nothing is recorded by DVC yet: the stages that follow find the runs where they paused, end those that stopped, and
     take the others to their end. A race that is run again decides the same, for the runs are the same.
     """
-    stage, limits = run_stage.with_options(retries=settings.sweep.retries), settings.sweep
+    stage, limits = _stage(settings), settings.sweep
     arms, stopped, before = settings.arm_names, {}, None
     for rung in settings.race.rungs:
         runs = [f"train@{arm}-{seed}" for seed in settings.seeds for arm in arms]

@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from components.config import Arm
 from components.report import charts
 from studies.study import Study
-from studies.tables import Row, by_arm, in_sweep, maj_of, median_step, start
+from studies.tables import Row, by_arm, forecast_of, in_sweep, maj_of, median_step, start
 
 ROW, SPACING, LABELS = 15, 3.2, 104  # points: of an arm, between two seeds, for the arms' names
 STEPS = 250  # points of height
@@ -44,9 +44,8 @@ def learned(study: Study, rows: Sequence[Row], tints: Mapping[str, str]) -> dict
         charts._percent_axis(axes.xaxis, 1.0)
         axes.set(xlim=(0, 1), ylim=(top, 0), yticks=[])
         axes.set_xlabel(f"maj@{k} of held-out problems")
-        found[f"{sweep.name}: maj@{k} of every seed"] = charts._svg(
-            axes, f"{sweep.name}: maj@{k} of every arm and seed"
-        )
+        title = f"{sweep.name}: maj@{k} of every seed"
+        found[title] = charts._svg(axes, title)
     return found
 
 
@@ -61,9 +60,7 @@ def forecasts(study: Study, rows: Sequence[Row], tints: Mapping[str, str]) -> di
         line = np.array([1, never])
         axes.fill_between(line, line / 2, 2 * line, color=charts.GRID, alpha=0.6, linewidth=0)
         for arm, runs in arms:
-            forecast, happened = runs[0]["forecast_step"], median_step(runs)
-            x = never if forecast is None or forecast > never / 2 else max(1.0, forecast)
-            y = never if math.isinf(happened) else max(1.0, happened)
+            x, y = (never if math.isinf(step) else max(1.0, step) for step in (forecast_of(runs), median_step(runs)))
             axes.plot(x, y, charts.MARKERS[Arm.parse(arm).method], color=tints[arm], markersize=6, clip_on=False)
             place, side = ((-5, 4), "right") if x == never else ((5, 4), "left")
             axes.annotate(arm, (x, y), place, textcoords="offset points", ha=side, fontsize=7, color=charts.FAINT)

@@ -83,9 +83,7 @@ def best(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
         level = median(run[maj] for run in top[1])
         named = [arm for arm, runs in arms if runs[0].get("recommended")]
         for arm, runs in arms:
-            parsed = Arm.parse(arm)
-            moves = parsed.commitment is not None and parsed.q is None
-            if not moves and arm != top[0] and arm not in named:
+            if not Arm.parse(arm).moves and arm != top[0] and arm not in named:
                 continue
             figure, (low, high) = median(run[maj] for run in runs), _interval(runs, maj)
             roles = {"best constant": arm == top[0], "the probe's": arm in named}
@@ -108,13 +106,12 @@ def forecasts(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
         arms = [item for item in by_arm(in_sweep(rows, sweep.name)) if item[0] != "base"]
         pairs = []
         for arm, runs in arms:
-            forecast, happened = runs[0]["forecast_step"], median_step(runs)
-            within = forecast is not None and forecast <= runs[0]["steps"]
-            if math.isfinite(happened) or within:
-                pairs.append((forecast if within else math.inf, happened))
+            forecast, happened = forecast_of(runs), median_step(runs)
+            if math.isfinite(happened) or math.isfinite(forecast):
+                pairs.append((forecast, happened))
             each = " ".join(str(run["escape_step"] or NEVER) for run in runs)
-            told = NEVER if forecast is None else f"{forecast:.0f}"
-            lines.append([sweep.name, arm, told, _step(happened), each, _ratio(forecast, happened, runs[0]["steps"])])
+            told = _step(math.inf if runs[0]["forecast_step"] is None else runs[0]["forecast_step"])
+            lines.append([sweep.name, arm, told, _step(happened), each, _ratio(forecast, happened)])
         notes.append(f"{sweep.name}: {_order(pairs)}")
     yield Table(
         "what the probe forecast",
@@ -128,7 +125,7 @@ def forecasts(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
 
 def slopes(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
     """For each q the escape steps at each P of the start, and how they go with it on log axes."""
-    runs = [row for sweep in study.sweeps for row in rows if row["sweep"] == sweep.name and row["arm"] != "base"]
+    runs = [row for sweep in study.sweeps for row in in_sweep(rows, sweep.name) if row["arm"] != "base"]
     lines = []
     for q in sorted({row["q"] for row in runs}):
         found = [row for row in runs if row["q"] == q]
@@ -213,13 +210,19 @@ def median_step(runs: Sequence[Row]) -> float:
     return median(math.inf if run["escape_step"] is None else run["escape_step"] for run in runs)
 
 
+def forecast_of(runs: Sequence[Row]) -> float:
+    """The step that the probe forecast; inf where that was never, or behind the end of the run."""
+    forecast = runs[0]["forecast_step"]
+    return math.inf if forecast is None or forecast > runs[0]["steps"] else forecast
+
+
 def _step(step: float) -> str:
     return f"{step:.0f}" if math.isfinite(step) else NEVER
 
 
-def _ratio(forecast: float | None, happened: float, steps: int) -> str:
+def _ratio(forecast: float, happened: float) -> str:
     """Forecast over outcome; in words where one of them is never."""
-    if forecast is None or forecast > steps:
+    if math.isinf(forecast):
         return "both never" if math.isinf(happened) else "missed"
     if math.isinf(happened):
         return "false alarm"

@@ -68,20 +68,20 @@ def collate(
 
     share: False repeats the prompt in every row instead of sharing it, for models that cannot share.
     """
-    behind = [[len(row.read) for row in rows] for rows in groups]
+    reads = [[row.read for row in rows] for rows in groups]
     lengths = [len(prompt) for prompt in prompts]
-    width = max(length + max(members) for length, members in zip(lengths, behind, strict=True))
+    width = max(length + max(map(len, members)) for length, members in zip(lengths, reads, strict=True))
     ids, position, scored, owner, is_answer = [], [], [], [], []
     count, distinct = 0, []
     once: dict[tuple[int, int], int] = {}  # the place before a scored id, and the id, to its number among such pairs
-    for prompt, rows in zip(prompts, groups, strict=True):
+    for prompt, rows, members in zip(prompts, groups, reads, strict=True):
         last = len(ids) + len(prompt) - 1  # the place of the prompt's last id
         starts: dict[tuple[int, ...], int] = {}  # the place of the first id of what a row reads
         if share:
             ids += prompt
             position += range(len(prompt))
-        for row in rows:
-            thought, continued, read = len(row.rationale), (*row.rationale, *row.answer), row.read
+        for row, read in zip(rows, members, strict=True):
+            thought, continued = len(row.rationale), (*row.rationale, *row.answer)
             if not share:
                 starts[read] = count * width + len(prompt)
                 last = starts[read] - 1
@@ -99,7 +99,7 @@ def collate(
             count += 1
         distinct.append([len(read) for read in starts])
     layout = make_layout(lengths, distinct, device) if share else None
-    places = sum(length * len(members) + sum(members) for length, members in zip(lengths, behind, strict=True))
+    places = sum(length * len(members) + sum(map(len, members)) for length, members in zip(lengths, reads, strict=True))
     shape = (1, -1) if share else (count, width)
     return RowBatch(
         ids=torch.tensor(ids, device=device).view(shape),

@@ -37,7 +37,7 @@ def forecast(
     midway = [None if p is None else p - (5.0 if place < on_course else 0.0) for place, p in enumerate(after)]
     value = float(np.mean([gain for gain in gains if gain is not None]))
     gradient = Gradient(norm=0.5, rms=0.001, agreement=0.9, effective_samples=None, bias=None)
-    escape = (step, (10.0, None), 40, escaped)
+    escape = (step, (10.0, None), 40)
     return Forecast(arm, 8, 1.0, 1.0, gradient, Estimate(value, low, value + 1), *escape, before, midway, after)
 
 

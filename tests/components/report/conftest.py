@@ -90,7 +90,7 @@ def write_forecasts(folder: Path, arms: Sequence[str], examples: int = 20) -> li
         gradient = Gradient(0.5, 0.001, 0.8, None if rewarded else 5.5, None if rewarded else 0.1)
         gain = bootstrap(after - before, resamples=100, seed=0)
         shares = (0.05, 0.5) if rewarded else (1.0, 1.0)
-        escape, sides = (step, interval, 30, float((times <= 30).mean())), (before, midway, after)
+        escape, sides = (step, interval, 30), (before, midway, after)
         forecasts.append(Forecast(arm.name, 8, *shares, gradient, gain, *escape, *(side.tolist() for side in sides)))
     write(folder, forecasts)
     return forecasts
