@@ -20,14 +20,16 @@ from components.objective.commitment import ATTENUATION
 ESCAPED = math.log(ATTENUATION)  # log P from which on an example counts as escaped
 SEED = 0  # of all resampling here
 STALLS = 0.05  # the share of examples out of RL's reach from which on it is said
+FULL_STEP = 0.9  # the share of its steps that AdamW's epsilon has to leave an arm, or it is said
 
 
 @dataclass(frozen=True)
 class Gradient:
     """An arm's gradient on the base model, over two batches.
 
-    norm: the mean, before clipping. rms: of its elements, to be held against the optimizer's epsilon. agreement: the
-    cosine between the two batches' gradients, 1 is all signal and 0 all noise; None where one has none.
+    norm: the mean, before clipping. rms: of its elements. epsilon: what AdamW adds to that to divide by it; None for
+    SGD. agreement: the cosine between the two batches' gradients, 1 is all signal and 0 all noise; None where one
+    has none.
     effective_samples: how many rollouts of a group share its weight, the mean; None for arms that learn from rewards.
     bias: of the plug-in's amplification P^-q, relative (`estimators.amplification_bias`); None where nothing is
     amplified by one fixed q.
@@ -35,9 +37,15 @@ class Gradient:
 
     norm: float
     rms: float
+    epsilon: float | None
     agreement: float | None
     effective_samples: float | None
     bias: float | None
+
+    @property
+    def step_left(self) -> float:
+        """What epsilon leaves of a step along an element of that size, as a share; all of it where there is none."""
+        return self.rms / (self.rms + self.epsilon) if self.epsilon and self.rms else 1.0
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,11 @@ def recommended(forecasts: Sequence[Forecast]) -> tuple[Forecast, float]:
 
 
 def advice(forecasts: Sequence[Forecast]) -> str:
-    """Which arm to train, why, and how sure that is, in a sentence or two."""
+    """Which arm to train, why, and how sure that is, in some sentences; and whose steps AdamW's epsilon shortens."""
+    return " ".join(filter(None, (_choice(forecasts), _shortened(forecasts))))
+
+
+def _choice(forecasts: Sequence[Forecast]) -> str:
     best, sure = recommended(forecasts)
     gain = f"{best.gain.value:+.1f} nats [{best.gain.low:+.1f}, {best.gain.high:+.1f}]"
     did = f"in {best.steps} steps it changed mean log P of held-out examples by {gain}"
@@ -225,3 +237,15 @@ def advice(forecasts: Sequence[Forecast]) -> str:
     if left_out := [item.arm for item in forecasts if item.moves and not best.moves]:
         text += f" Not compared, for what they do changes later: {', '.join(left_out)}."
     return text
+
+
+def _shortened(forecasts: Sequence[Forecast]) -> str:
+    """Whose gradients are not large against AdamW's epsilon, in a sentence; empty where all are."""
+    short = [item for item in forecasts if item.gradient.step_left < FULL_STEP]
+    if not short:
+        return ""
+    arms = ", ".join(f"{item.arm} {item.gradient.step_left:.0%}" for item in short)
+    return (
+        f"AdamW's epsilon (train.adam_epsilon = {short[0].gradient.epsilon:g}) is not small against the gradients of"
+        f" some arms, and shortens their first steps to this share of the learning rate: {arms}."
+    )

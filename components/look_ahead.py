@@ -119,6 +119,7 @@ class _Look:
         return Gradient(
             norm=float(np.mean(sizes)),
             rms=float(np.mean(sizes)) / len(one) ** 0.5,
+            epsilon=self.settings.train.adam_epsilon if self.settings.train.optimizer == "adamw" else None,
             agreement=finite((one @ other).item() / math.prod(sizes)) if all(sizes) else None,
             effective_samples=effective,
             bias=amplification_bias(arm.q, samples, self.settings.rollout.group_size) if samples and arm.q else None,

@@ -50,6 +50,7 @@ def _track(settings: Settings, found: Probed, out: Path, tracker: "Tracker") -> 
     for item in found.forecasts:
         figures[f"forecast/{item.arm}/gain_nats"] = item.gain.value
         figures[f"forecast/{item.arm}/gradient_norm"] = item.gradient.norm
+        figures[f"forecast/{item.arm}/gradient_rms"] = item.gradient.rms
         if item.gradient.agreement is not None:
             figures[f"forecast/{item.arm}/gradient_agreement"] = item.gradient.agreement
         if item.escape_step is not None:

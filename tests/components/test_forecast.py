@@ -1,6 +1,7 @@
 """What look-aheads let expect: extrapolation by hand, the choice of an arm, and what is said of it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,13 @@ INF = math.inf
 
 
 def forecast(
-    arm: str, gains: list[float | None], *, low: float = 0.5, step: float | None = 12.0, escaped: float = 0.0
+    arm: str,
+    gains: list[float | None],
+    *,
+    low: float = 0.5,
+    step: float | None = 12.0,
+    escaped: float = 0.0,
+    rms: float = 0.001,
 ) -> Forecast:
     """All on their way at the same pace; escaped: the share of examples, the first ones, that end within the run."""
     before = [-10.0] * len(gains)
@@ -36,7 +43,7 @@ def forecast(
     # From where they were midway the line is steep, or flat.
     midway = [None if p is None else p - (5.0 if place < on_course else 0.0) for place, p in enumerate(after)]
     value = float(np.mean([gain for gain in gains if gain is not None]))
-    gradient = Gradient(norm=0.5, rms=0.001, agreement=0.9, effective_samples=None, bias=None)
+    gradient = Gradient(norm=0.5, rms=rms, epsilon=1e-8, agreement=0.9, effective_samples=None, bias=None)
     escape = (step, (10.0, None), 40)
     return Forecast(arm, 8, 1.0, 1.0, gradient, Estimate(value, low, value + 1), *escape, before, midway, after)
 
@@ -153,6 +160,22 @@ def test_no_arm_is_recommended_where_none_rises_for_sure() -> None:
     told = advice([forecast("grpo", [0.0, 0.0], low=0.0), forecast("garl-q0", [0.1, -0.05], low=-0.1)])
     assert told.startswith("No arm got anywhere")
     assert "probe.look_ahead" in told
+
+
+def test_steps_that_epsilon_shortens_are_told() -> None:
+    """An element of the size of epsilon moves by half of the learning rate, and one without a gradient not at all."""
+    arms = [
+        forecast("grpo", [0.0], rms=0.0),
+        forecast("garl-q0", [1.0], rms=1e-8),
+        forecast("garl-q1", [2.0], rms=1e-7),
+    ]
+    assert advice(arms).endswith(
+        " AdamW's epsilon (train.adam_epsilon = 1e-08) is not small against the gradients of some arms, and shortens"
+        " their first steps to this share of the learning rate: garl-q0 50%."
+    )
+    assert "epsilon" not in advice(arms[::2])
+    sgd = replace(arms[1], gradient=replace(arms[1].gradient, epsilon=None))
+    assert "epsilon" not in advice([sgd])
 
 
 # The file

@@ -87,7 +87,7 @@ def write_forecasts(folder: Path, arms: Sequence[str], examples: int = 20) -> li
         times = escape_times(before, midway, after, 8)
         step, interval = half_escape(times, resamples=100)
         rewarded = arm.q is None
-        gradient = Gradient(0.5, 0.001, 0.8, None if rewarded else 5.5, None if rewarded else 0.1)
+        gradient = Gradient(0.5, 0.001, 1e-8, 0.8, None if rewarded else 5.5, None if rewarded else 0.1)
         gain = bootstrap(after - before, resamples=100, seed=0)
         shares = (0.05, 0.5) if rewarded else (1.0, 1.0)
         escape, sides = (step, interval, 30), (before, midway, after)

@@ -1,4 +1,4 @@
-"""A process group that ends with each file, a tiny policy, and a store of runs for each test."""
+"""A process group that ends with each file, a tiny policy, a small experiment, and a store of runs for each test."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,8 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from components.policy.base import make_base
 from components.policy.model import load_model
 from components.tracking.runs import Tracker, connect
+from components.training import turn
+from tasks.inputs import make_data
+from tests.components.training.runs import Experiment, Reference
+from tests.conftest import small_settings
 
 VOCABULARY = 11
 
@@ -64,3 +69,26 @@ def tracker(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return connect(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder, settings = tmp_path_factory.mktemp("experiment"), small_settings()
+    make_data(settings, folder / "data")
+    make_base(settings, folder / "base")
+    return Experiment(settings, folder / "data", folder / "base")
+
+
+@pytest.fixture(scope="module")
+def reference(experiment: Experiment, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    root = tmp_path_factory.mktemp("reference")
+    shutil.copy(empty_database, root / "mlflow.db")
+    tracker = connect(root)
+    return Reference(root / "out", tracker, experiment.train(root / "out", tracker))
+
+
+@pytest.fixture
+def unstable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever three steps measured shows that training is unstable."""
+    for name, value in {"WINDOW": 3, "FALLEN": 2.0, "CHANCE": -1e9, "ATTENUATION": 0.0}.items():
+        monkeypatch.setattr(turn, name, value)

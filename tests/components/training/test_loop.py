@@ -1,12 +1,11 @@
-"""Whole runs, small: what they leave behind, that one seed repeats them, and that an interruption changes nothing."""
+"""Whole runs, small: what they leave behind, what moves in them, and that one seed repeats them."""
 
 import csv
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,91 +14,22 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from components.config import Arm, Settings
+from components.config import Settings
 from components.data.prepare import load_split
 from components.data.skills import KINDS, gold_answer
 from components.errors import UserError
 from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
 from components.objective.commitment import adaptive
-from components.policy.base import make_base
 from components.policy.model import load_tokenizer
 from components.rollout.engine import Markers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
-from components.tracking.runs import Run, Tracker, connect
-from components.training import loop, turn
-from components.training.loop import TrainingRecord, train
-from components.training.trainer import Trainer
+from components.tracking.runs import Tracker
+from components.training import loop
+from components.training.loop import TrainingRecord
 from tasks.inputs import make_data
+from tests.components.training.runs import ARM, Experiment, Reference, curve, figures, files, repeatable, switches
 from tests.conftest import small_settings
-
-ARM = "garl-q0.75"
-
-
-class Interrupted(Exception):
-    pass
-
-
-@dataclass(frozen=True)
-class Experiment:
-    settings: Settings
-    data: Path
-    base: Path
-
-    def train(self, out: Path, tracker: Tracker, *, arm: str = ARM, seed: int = 0) -> TrainingRecord:
-        record = self.train_until(None, out, tracker, arm=arm, seed=seed)
-        assert record is not None
-        return record
-
-    def train_until(
-        self, until: int | None, out: Path, tracker: Tracker, *, arm: str = ARM, seed: int = 0
-    ) -> TrainingRecord | None:
-        inputs = {"data": self.data, "base": self.base, "out": out, "tracker": tracker}
-        return train(self.settings, Arm.parse(arm), seed, **inputs, until=until)
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    folder, settings = tmp_path_factory.mktemp("experiment"), small_settings()
-    make_data(settings, folder / "data")
-    make_base(settings, folder / "base")
-    return Experiment(settings, folder / "data", folder / "base")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A run that nothing disturbed."""
-
-    out: Path
-    tracker: Tracker
-    record: TrainingRecord
-
-
-@pytest.fixture(scope="module")
-def reference(experiment: Experiment, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    root = tmp_path_factory.mktemp("reference")
-    shutil.copy(empty_database, root / "mlflow.db")
-    tracker = connect(root)
-    return Reference(root / "out", tracker, experiment.train(root / "out", tracker))
-
-
-def files(out: Path) -> dict[str, bytes]:
-    """All that a run made, but for train.json, which tells the time."""
-    paths = (path for path in out.rglob("*") if path.is_file() and path.name != loop.RECORD)
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
-
-
-def figures(tracker: Tracker, run_id: str) -> dict[str, set[tuple[int, float]]]:
-    """The metrics that MLflow holds, all values of every step, but for how fast it was."""
-    client = tracker.store.client
-    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("speed/")]
-    return {name: {(item.step, item.value) for item in client.get_metric_history(run_id, name)} for name in names}
-
-
-def repeatable(record: TrainingRecord) -> dict[str, Any]:
-    told_once = {"wall_seconds", "mlflow_run_id", "model_version"}
-    return {name: value for name, value in asdict(record).items() if name not in told_once}
-
 
 # One run
 
@@ -146,6 +76,18 @@ def test_mlflow_has_the_curves_and_every_checkpoint(reference: Reference) -> Non
         assert files(tracker.registry.download(version.reference)) == files(
             reference.out / "checkpoints" / f"step-{version.step}"
         )
+
+
+def test_validation_tells_log_p_of_the_gold_answers(reference: Reference) -> None:
+    validated = reference.record.validated
+    assert list(validated) == ["2", "4"]
+    rows = list(csv.DictReader((reference.out / "curves.csv").open(encoding="utf-8")))
+    for step, found in validated.items():
+        row = rows[int(step) - 1]
+        assert len(found["right"]) == len(found["log_p"]) == 8
+        assert float(row["validation/maj_at_4"]) == np.mean(found["right"])
+        assert float(row["validation/log_p"]) == pytest.approx(np.mean(found["log_p"]))
+        assert all(value is not None and value < 0 for value in found["log_p"])
 
 
 def test_a_table_of_rollouts_can_be_read(experiment: Experiment, reference: Reference, tmp_path: Path) -> None:
@@ -308,18 +250,6 @@ def test_every_epoch_is_another_order_of_all_examples(
 # What moves
 
 
-@pytest.fixture
-def unstable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever three steps measured shows that training is unstable."""
-    for name, value in {"WINDOW": 3, "FALLEN": 2.0, "CHANCE": -1e9, "ATTENUATION": 0.0}.items():
-        monkeypatch.setattr(turn, name, value)
-
-
-def curve(out: Path, name: str) -> list[float]:
-    """A column of curves.csv, which has a value of every step."""
-    return [float(row[name]) for row in csv.DictReader((out / "curves.csv").open())]
-
-
 def test_a_schedule_is_a_curve(experiment: Experiment, tracker: Tracker, tmp_path: Path) -> None:
     record = experiment.train(tmp_path / "out", tracker, arm="garl-q1to0")
     assert curve(tmp_path / "out", "train/q") == [1, 0.75, 0.5, 0.25]
@@ -402,181 +332,3 @@ def test_a_finished_run_is_not_run_again(
     changed = replace(experiment, settings=small_settings("train.learning_rate=0.5"))
     with pytest.raises(UserError, match=r"settings\.train\.learning_rate: 0\.0005 there, 0\.5 now"):
         changed.train(reference.out, reference.tracker)
-
-
-# Interruptions
-
-
-def at_call(number: int, method: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
-    """The method, but for its call of that number (from 1), interrupted before it begins or after it is done."""
-    calls = 0
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == number and not after:
-            raise Interrupted
-        result = method(*arguments, **options)
-        if calls == number:
-            raise Interrupted
-        return result
-
-    return interrupted
-
-
-# What is interrupted at which call, with checkpoints after step 2 and step 4; generate is also called to validate.
-INTERRUPTIONS = {
-    "sampling the first step": (TransformersEngine, "generate", 1, False),
-    "sampling the third step": (TransformersEngine, "generate", 4, False),
-    "updating in the fourth step": (Trainer, "update", 4, True),
-    "logging the third step": (Run, "metrics", 3, True),
-    "validating the last step": (TransformersEngine, "generate", 6, False),
-    "registering the first checkpoint": (Run, "register", 1, True),
-    "registering the last checkpoint": (Run, "register", 2, True),
-    "saving the first state": (Trainer, "save", 1, True),
-    "saving the last state": (Trainer, "save", 2, True),
-    "writing the curves at the end": (loop, "_write_curves", 1, False),
-}
-
-
-@pytest.mark.parametrize("interruption", INTERRUPTIONS.values(), ids=INTERRUPTIONS.keys())
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(
-    interruption: tuple[Any, str, int, bool],
-    experiment: Experiment,
-    reference: Reference,
-    tracker: Tracker,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    place, name, number, after = interruption
-    with monkeypatch.context() as patch:
-        patch.setattr(place, name, at_call(number, getattr(place, name), after=after))
-        with pytest.raises(Interrupted):
-            experiment.train(tmp_path / "out", tracker)
-    assert not (tmp_path / "out" / loop.RECORD).exists()
-    has_state = (tmp_path / "out" / "state" / "step-2").exists() or (tmp_path / "out" / "state" / "step-4").exists()
-
-    record = experiment.train(tmp_path / "out", tracker)
-    assert repeatable(record) == repeatable(reference.record)
-    assert files(tmp_path / "out") == files(reference.out)
-    assert figures(tracker, record.mlflow_run_id) == figures(reference.tracker, reference.record.mlflow_run_id)
-
-    client = tracker.store.client
-    runs = client.search_runs([tracker.store.experiment_id], "params.arm != ''")
-    statuses = {run.info.run_id: run.info.status for run in runs}
-    # From a state the same run goes on; before the first one the run that was begun failed, and there is a new one.
-    assert statuses.pop(record.mlflow_run_id) == "FINISHED"
-    assert list(statuses.values()) == ([] if has_state else ["FAILED"])
-    steps = [version.step for version in tracker.registry.versions() if version.run_id == record.mlflow_run_id]
-    assert steps == [2, 4]
-
-
-@pytest.mark.usefixtures("unstable")
-@pytest.mark.parametrize("arm", ["garl-q1to0", "garl-qadaptive", "garl-paft-q0.75"])
-def test_what_moves_goes_on_behind_an_interruption_as_if_nothing_had_happened(
-    arm: str, experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six steps, interrupted in the sixth: the fifth and the sixth are done again from the checkpoint of the fourth."""
-    longer = replace(experiment, settings=small_settings("train.steps=6"))
-    steady = longer.train(tmp_path / "steady", tracker, arm=arm)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", at_call(6, Trainer.update, after=True))
-        with pytest.raises(Interrupted):
-            longer.train(tmp_path / "out", tracker, arm=arm)
-    assert (tmp_path / "out" / "state" / "step-4").exists()
-    record = longer.train(tmp_path / "out", tracker, arm=arm)
-    assert repeatable(record) == repeatable(steady)
-    assert files(tmp_path / "out") == files(tmp_path / "steady")
-    assert figures(tracker, record.mlflow_run_id) == figures(tracker, steady.mlflow_run_id)
-    assert switches(tracker, record) == switches(tracker, steady)
-
-
-def switches(tracker: Tracker, record: TrainingRecord) -> dict[str, str]:
-    """What MLflow's run says of each change of the estimator."""
-    tags = tracker.store.client.get_run(record.mlflow_run_id).data.tags
-    return {name: text for name, text in tags.items() if name.startswith(loop.SWITCH_TAG)}
-
-
-def test_checkpoints_that_were_cleared_away_meanwhile_come_back(
-    experiment: Experiment,
-    reference: Reference,
-    tracker: Tracker,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As DVC does with a stage's outputs before it runs the stage again."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", at_call(3, Trainer.update))
-        with pytest.raises(Interrupted):
-            experiment.train(tmp_path / "out", tracker)
-    shutil.rmtree(tmp_path / "out" / "checkpoints")
-    experiment.train(tmp_path / "out", tracker)
-    assert files(tmp_path / "out") == files(reference.out)
-
-
-def test_a_run_that_pauses_goes_on_as_if_nothing_had_happened(
-    experiment: Experiment, reference: Reference, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    assert experiment.train_until(2, out, tracker) is None
-    assert (out / "state" / "step-2").exists()
-    assert not (out / loop.RECORD).exists()
-    with monkeypatch.context() as patch:  # there is nothing left to do until then
-        patch.setattr(loop, "_ArmRun", None)
-        assert experiment.train_until(2, out, tracker) is None
-        with pytest.raises(UserError, match=r"arm: garl-q0\.75 there, garl-q1 now"):
-            experiment.train_until(2, out, tracker, arm="garl-q1")
-    record = experiment.train(out, tracker)
-    assert repeatable(record) == repeatable(reference.record)
-    assert files(out) == files(reference.out)
-    assert figures(tracker, record.mlflow_run_id) == figures(reference.tracker, reference.record.mlflow_run_id)
-    with pytest.raises(UserError, match=r"--until 3: a run pauses where it is validated; write a multiple of .* = 2"):
-        experiment.train_until(3, out, tracker)
-
-
-def test_a_run_that_a_race_stopped_ends_there_and_says_why(
-    experiment: Experiment, reference: Reference, tracker: Tracker, tmp_path: Path
-) -> None:
-    stopped = replace(experiment, settings=small_settings('race.stopped={garl-q0.75: {step: 2, reason: "a test"}}'))
-    record = stopped.train(tmp_path / "out", tracker)
-    assert (record.steps, record.stopped) == (2, "a test")
-    checkpoint = "checkpoints/step-2/model.safetensors"
-    assert files(tmp_path / "out")[checkpoint] == files(reference.out)[checkpoint]
-    assert record.validated["2"] == reference.record.validated["2"]
-    tags = tracker.store.client.get_run(record.mlflow_run_id).data.tags
-    assert (tags["thaw.stopped.step"], tags["thaw.stopped.reason"]) == ("2", "a test")
-    with pytest.raises(UserError, match=r"race\.stopped: a test there, None now"):
-        experiment.train(tmp_path / "out", tracker)
-
-    assert experiment.train_until(4, tmp_path / "further", tracker) is None
-    with pytest.raises(UserError, match=r"step-4 is beyond step 2, at which the race stopped garl-q0\.75; delete"):
-        stopped.train(tmp_path / "further", tracker)
-
-
-def test_validation_tells_log_p_of_the_gold_answers(reference: Reference) -> None:
-    validated = reference.record.validated
-    assert list(validated) == ["2", "4"]
-    rows = list(csv.DictReader((reference.out / "curves.csv").open(encoding="utf-8")))
-    for step, found in validated.items():
-        row = rows[int(step) - 1]
-        assert len(found["right"]) == len(found["log_p"]) == 8
-        assert float(row["validation/maj_at_4"]) == np.mean(found["right"])
-        assert float(row["validation/log_p"]) == pytest.approx(np.mean(found["log_p"]))
-        assert all(value is not None and value < 0 for value in found["log_p"])
-
-
-def test_a_state_of_another_run_is_refused(
-    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", at_call(3, Trainer.update))
-        with pytest.raises(Interrupted):
-            experiment.train(tmp_path / "out", tracker)
-    before = files(tmp_path / "out")
-    with pytest.raises(UserError, match=r"step-2 belongs to another run \(arm: garl-q0\.75 there, garl-q1 now\)"):
-        experiment.train(tmp_path / "out", tracker, arm="garl-q1")
-    changed = replace(experiment, base=tmp_path / "base")
-    make_base(small_settings("teaching.seed=1"), changed.base)
-    with pytest.raises(UserError, match=r"\(base: \w+\.dir there, \w+\.dir now\)"):
-        changed.train(tmp_path / "out", tracker)
-    assert files(tmp_path / "out") == before
