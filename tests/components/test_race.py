@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
-from components.race import Standing, decide, ranked
+from components.race import Standing, _above_zero, decide, ranked
 
 
 def standing(arm: str, maj: float, log_p: float, gain: float | None = None, problems: int = 100) -> Standing:
@@ -85,6 +86,16 @@ def test_arms_that_are_level_are_called_beaten_less_often_than_stated(arms: int)
         ]
         wrong += bool(decide(level, keep=1, error=0.05))
     assert wrong / 1000 <= 0.05
+
+
+@pytest.mark.parametrize("problems", [6, 8, 20, 100])
+@pytest.mark.parametrize("error", [0.05, 0.01])
+def test_what_is_above_zero_by_more_than_chance_is_told_by_students_t(problems: int, error: float) -> None:
+    differences = np.random.default_rng(0).normal(size=problems)
+    at = t.ppf(1 - error, problems - 1) * differences.std(ddof=1) / problems**0.5 - differences.mean()
+    spread = differences.std(ddof=1) / problems**0.5
+    assert not _above_zero(differences + at - 0.1 * spread, error)
+    assert _above_zero(differences + at + 0.1 * spread, error)
 
 
 @pytest.mark.parametrize("seeds", [1, 5])

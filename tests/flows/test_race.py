@@ -4,10 +4,11 @@ import filecmp
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
-from tests.flows.scratch import Scratch, built_in
+from tests.flows.scratch import Scratch, built_in, until
 
 ARMS = ["grpo", "garl-q0.75"]
 RACE = ["arms=[grpo, garl-q0.75]", "race.rungs=[4, 8]", "train.steps=12", "probe.look_ahead=0"]
@@ -15,8 +16,18 @@ RACE = ["arms=[grpo, garl-q0.75]", "race.rungs=[4, 8]", "train.steps=12", "probe
 
 @pytest.fixture(scope="module")
 def raced(fresh: Scratch, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scratch, str]:
+    """A race that was killed when the first arm had come to the first rung, and run again; what the second run said."""
     project = fresh.copy(tmp_path_factory.mktemp("raced") / "project")
     project.change(*RACE)
+    race = project.start("thaw", "sweep", "--race", "--name", "race")
+    try:
+        until(lambda: any(project.folder.glob("experiments/race/build/train/*/0/state/step-4")))
+        below = psutil.Process(race.pid).children(recursive=True)
+    finally:
+        race.kill()
+        race.wait()
+    assert psutil.wait_procs(below, 30)[1] == []
+    assert stopped(project) == {}
     return project, project.run("thaw", "sweep", "--race", "--name", "race")
 
 
