@@ -65,14 +65,21 @@ def garl(
 
     Plug-in: both coefficients are w_m / w_bar^q. Its bias, O(q / (M P^(q+1))), is that of a ratio of means.
 
+    Debiased: a mean of plug-ins is g + c1 / M + c2 / M^2 + ..., and a group without one of its rollouts is a group of
+    M - 1. So M times the plug-in less M - 1 times the mean of the M plug-ins without one rollout (the delete-one
+    jackknife) is g - c2 / (M (M - 1)) + ... on average, and its parts in w_m collect to path_m = w_m [M w_bar^(-q) -
+    sum over j != m of w_loo(j)^(-q)]. The series is short where many rollouts share the weight. Where one towers over
+    the rest it is not: at q = 1 the jackknife gives that one 2 - 1/M times what the plug-in does, and takes 1 - 1/M of
+    that from the others. Leaving out two rollouts as well removes c2 too, but costs about as much in variance as it
+    gains at 16 groups a step (tests/components/objective/test_expectations.py), and is not offered.
+
     Args:
         log_w: [groups, M] log-likelihood weights, finite or -inf.
         q: the commitment.
         baseline: subtract w_loo(m)^(1-q), which rollout m does not influence, from its score: the same expectation, as
             a rule with less variance.
-        debias: take the delete-one jackknife of the plug-in instead, path_m = w_m [M w_bar^(-q) - sum over j != m of
-            w_loo(j)^(-q)]: bias O(M^-2) at no model cost, for some variance. Not in the paper. Coefficients can be
-            negative, even on the answer: where one weight towers over the rest, the second-largest is pushed down.
+        debias: take the jackknife: bias O(M^-2) at no model cost, for some variance. Not in the paper. Coefficients can
+            be negative, even on the answer: where one weight towers over the rest, the second-largest is pushed down.
         normalize: divide by M^q, as Algorithm 1 does; it only rescales the step.
 
     Returns:

@@ -274,6 +274,16 @@ def test_debiased_garl_is_the_jackknife_of_plug_in_garl(q: float) -> None:
     torch.testing.assert_close(debiased, jackknife)
 
 
+def test_debiased_garl_where_one_weight_towers_over_the_rest() -> None:
+    """Twice the plug-in's amplification, less 1 / M; the others lose what it gains, by their share of what is left."""
+    log_w = float64((0.0, -60.0, -61.0, -90.0))
+    plug_in, debiased = (garl(log_w, 1.0, baseline=False, debias=on, normalize=False).path[0] for on in (False, True))
+    torch.testing.assert_close(plug_in, float64(4, 0, 0, 0), rtol=0, atol=1e-12)
+    share = 1 / (1 + math.exp(-1))
+    expected = 4 * float64(2 - 1 / 4, -(1 - 1 / 4) * share, -(1 - 1 / 4) * (1 - share), 0)
+    torch.testing.assert_close(debiased, expected, rtol=0, atol=1e-9)
+
+
 @by_form
 @by_commitment
 def test_very_different_scales_stay_finite(form: dict[str, bool], q: float) -> None:
