@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +22,8 @@ from flows.parameters import Changes
 
 # What a row of results.json has for the registry alone.
 NOT_OF_A_STUDY = ("split", "checkpoint", "mlflow_run_id", "model_name", "model_version")
+
+START = 5  # steps: a gradient at q near 1 has a heavy tail, their median has not
 
 
 class Sweep(BaseModel):
@@ -73,8 +76,9 @@ def run_study(folder: Path) -> list[dict[str, Any]]:
     """Run what is stale of a study's sweeps; returns its rows and writes them to folder/result.json.
 
     A row for the base model and for each arm and seed of each sweep: those of results.json with `sweep`, its `set`,
-    `escape_step` (by which half of the training examples had P of 0.1, None for never), `forecast_step` (when the probe
-    expected that), `recommended` (whether the probe named the arm) and `seconds` of training.
+    `escape_step` (by which half of the training examples had P of 0.1, None for never), `grad_norm` (the gradient's
+    length at the start, the median of the first steps), `forecast_step` (when the probe expected the escape),
+    `recommended` (whether the probe named the arm) and `seconds` of training.
 
     Raises:
         UserError: study.yaml is wrong.
@@ -95,17 +99,18 @@ def run_study(folder: Path) -> list[dict[str, Any]]:
 
 
 def _rows(results: Results, sweep: Sweep, changed: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    escapes = {(item.name, run.seed): run.escape_step for item in results.arms for run in item.runs}
+    runs = {(item.name, run.seed): run for item in results.arms for run in item.runs}
     forecasts = {item.arm: item.escape_step for item in results.forecasts}
     named = recommended(results.forecasts)[0].arm if results.forecasts else None
     for row in results.rows():
         kept = {name: value for name, value in row.items() if name not in NOT_OF_A_STUDY}
-        seconds = kept.pop("wall_seconds")
+        seconds, run = kept.pop("wall_seconds"), runs.get((row["arm"], row["seed"]))
         yield {
             "sweep": sweep.name,
             "set": {name: value for name, value in changed.items() if name != "seeds"},
             **kept,
-            "escape_step": escapes.get((row["arm"], row["seed"])),
+            "escape_step": run and run.escape_step,
+            "grad_norm": run and float(np.median(run.curves["train/grad_norm"][:START])),
             "forecast_step": forecasts.get(row["arm"]),
             "recommended": row["arm"] == named,
             "seconds": seconds,

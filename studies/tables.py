@@ -135,25 +135,28 @@ def slopes(study: Study, rows: Sequence[Row]) -> Iterator[Table]:
         lines.append([f"{q:g}", "; ".join(each), *slope_cells(found, q)])
     yield Table(
         "escape steps against P at the start",
-        ["q", "P at the start: steps of each seed", "slope", "−(1 − q)", "closed form", "R² of log(1 / P)"],
+        ["q", "P at the start: steps of each seed", "slope", "of time", "−(1 − q)", "closed form", "R² of log(1 / P)"],
         lines,
         f"The step by which half of the problems have P = {ATTENUATION}. Slope: of log steps against log P, least"
-        " squares over all seeds that escaped. Closed form: the same slope of the theory's own times to P = 0.1 from"
-        " these starts, steeper than −(1 − q) where a start is not far below it. At q = 1 steps should go like"
-        " log(1 / P).",
+        " squares over all seeds that escaped. Of time: that of steps ‖∇ log P‖², the unit of time of the theory: the"
+        " gradient at the start, measured in each run, for the starts do not share its length. Closed form: the"
+        " same slope of the theory's own times to P = 0.1 from these starts, steeper than −(1 − q) where a start is not"
+        " far below it. At q = 1 steps should go like log(1 / P).",
     )
 
 
 def slope_cells(rows: Sequence[Row], q: float) -> list[str]:
-    """Slope, the theory's, that of its closed form, and at q = 1 how well steps go like log(1 / P)."""
+    """Slope of steps and of time, the theory's, its closed form's, and at q = 1 how well steps go like log(1 / P)."""
     escaped = [row for row in rows if row["escape_step"] is not None]
     log_p0 = np.log([start(row) for row in escaped])
     steps = np.array([row["escape_step"] for row in escaped], dtype=float)
     if len(set(log_p0)) < 2:
-        return [NEVER, f"{-(1 - q):g}", NEVER, ""]
-    times = [escape_time(float(log_p), q, ATTENUATION).item() for log_p in log_p0]
+        return [NEVER, NEVER, f"{q - 1:g}", NEVER, ""]
+    lengths = np.array([row["grad_norm"] for row in escaped]) / np.exp((1 - q) * log_p0)  # of grad log P
+    closed = [escape_time(float(log_p), q, ATTENUATION).item() for log_p in log_p0]
+    measured = (f"{_slope(log_p0, np.log(times)):.2f}" for times in (steps, steps * lengths**2))
     fits = "" if q < 1 else f"{np.corrcoef(-log_p0, steps)[0, 1] ** 2:.3f}"
-    return [f"{_slope(log_p0, np.log(steps)):.2f}", f"{-(1 - q):g}", f"{_slope(log_p0, np.log(times)):.2f}", fits]
+    return [*measured, f"{q - 1:g}", f"{_slope(log_p0, np.log(closed)):.2f}", fits]
 
 
 def start(row: Row) -> float:

@@ -33,7 +33,9 @@ def made(folder: Path, tables: list[str]) -> Path:
     for arm, q, steps in (("base", None, [None]), ("garl-q0.5", 0.5, [100, None]), ("garl-q1", 1.0, [9, 7])):
         for seed, step in enumerate(steps):
             each = {"sweep": "one", "arm": arm, "q": q, "seed": seed, "escape_step": step, "forecast_step": None}
-            rows.append(each | {"steps": 200, "maj_at_4": 0.5, "set": {"task.start": 0.01 if seed else 0.001}})
+            rows.append(
+                each | {"steps": 200, "grad_norm": 1.0, "maj_at_4": 0.5, "set": {"task.start": 0.01 if seed else 0.001}}
+            )
     folder.mkdir()
     (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     (folder / "result.json").write_text(json.dumps(rows), encoding="utf-8")

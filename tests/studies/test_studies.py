@@ -117,11 +117,14 @@ def test_slopes_are_those_of_a_power_law() -> None:
         for power in (3, 4, 5):
             steps = [30 * power] * 2 if q == 1 else [round(10 ** (0.5 * power)), None]
             for seed, step in enumerate(steps):
-                rows.append(row("x", seed, 0.5, q=q, escape_step=step, set={"task.start": 10.0**-power}))
+                # lower starts are steeper: P^(1 - q) times a length of grad log P that grows by 10^0.1 a decade
+                length = 20 * 10 ** ((q - 1) * power + 0.1 * power)
+                found = row("x", seed, 0.5, q=q, escape_step=step, set={"task.start": 10.0**-power})
+                rows.append(found | {"grad_norm": length})
     [table] = slopes(study("one"), rows)
     half, one = table.rows
     assert half[1] == "0.001: 32 -; 0.0001: 100 -; 1e-05: 316 -"
-    assert half[2:] == ["-0.50", "-0.5", "-0.52", ""]
+    assert half[2:] == ["-0.50", "-0.70", "-0.5", "-0.52", ""]
     assert one[-1] == "1.000"
 
 
