@@ -15,10 +15,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from components.config import Arm, load_settings
 from components.policy.embedded import build_tokenizer
+from components.policy.model import device
 from components.rollout.engine import Markers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.training.batches import Group
-from components.training.ranks import device
 from components.training.trainer import Trainer
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"

@@ -23,14 +23,13 @@ from components.evaluation.metrics import Values, bootstrap, finite
 from components.forecast import Forecast, Gradient, escape_times, half_escape
 from components.objective.estimators import amplification_bias
 from components.policy.logprobs import Scorer
-from components.policy.model import Codec, load_model, load_tokenizer
+from components.policy.model import Codec, device, load_model, load_tokenizer
 from components.probe import grpo_signal, log_success
 from components.progress import progress, say
 from components.randomness import derive_seed
 from components.rollout.engine import RolloutEngine
 from components.rollout.open import open_engine
 from components.training.groups import GroupSampler
-from components.training.ranks import device
 from components.training.trainer import Trainer
 from components.training.turn import Turn
 from components.training.zero import start_ranks

@@ -19,7 +19,7 @@ from components.data.prepare import example, load_split
 from components.evaluation.evaluate import evaluate, gold_log_p
 from components.evaluation.metrics import finite
 from components.policy.logprobs import Scorer
-from components.policy.model import Codec, load_model, load_tokenizer
+from components.policy.model import Codec, device, load_model, load_tokenizer
 from components.progress import progress
 from components.randomness import derive_seed, generator
 from components.rollout.engine import RolloutEngine, Sampling
@@ -50,7 +50,7 @@ def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
     out also gets samples.jsonl, the base model's answers to the test split.
     """
     torch.set_num_threads(settings.compute.threads)
-    policy = load_model(base, dtype=settings.model.dtype)
+    policy = load_model(base, dtype=settings.model.dtype).to(device())
     codec = Codec(load_tokenizer(base), settings.model, chat=settings.task.start == "warm")
     train = load_split(data, "train")
     chosen = torch.randperm(len(train), generator=generator("probe"))[: settings.probe.examples]

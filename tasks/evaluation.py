@@ -35,7 +35,7 @@ def evaluate_model(
 
     from components.data.reading import digest
     from components.evaluation.evaluate import evaluate
-    from components.policy.model import Codec, load_model, load_tokenizer
+    from components.policy.model import Codec, device, load_model, load_tokenizer
     from components.rollout.open import open_engine
 
     torch.set_num_threads(settings.compute.threads)
@@ -48,7 +48,7 @@ def evaluate_model(
     examined = digest(*(part for item in examples for part in (item.id, item.prompt, *item.answers)))
     if version is not None and record:
         registry().check_test_set(version, record, examined)  # now and not when all the sampling is done
-    policy = load_model(folder, dtype=settings.model.dtype)
+    policy = load_model(folder, dtype=settings.model.dtype).to(device())
     codec = Codec(load_tokenizer(folder), settings.model, chat=settings.task.start == "warm")
     with open_engine(settings, policy, folder, codec.markers) as engine:
         result = evaluate(engine, codec, examples, settings.task.name, settings.rollout, settings.evaluation)

@@ -21,6 +21,11 @@ if not torch.cuda.is_available():
 logging.disable_progress_bar()
 
 
+def device() -> torch.device:
+    """Where this process computes."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def load_model(source: str | Path, *, revision: str | None = None, dtype: str = "float32") -> PreTrainedModel:
     """Load a causal language model from a folder or a Hugging Face repository; safetensors only, no remote code.
 

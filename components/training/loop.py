@@ -19,7 +19,7 @@ from components.errors import UserError
 from components.evaluation.evaluate import evaluate
 from components.evaluation.metrics import Estimate, finite
 from components.policy.logprobs import Scorer
-from components.policy.model import Codec, load_model, load_tokenizer, save_policy
+from components.policy.model import Codec, device, load_model, load_tokenizer, save_policy
 from components.progress import progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine
@@ -35,7 +35,7 @@ from components.training.checkpoint import (
     write_folder,
 )
 from components.training.groups import GroupSampler
-from components.training.ranks import Ranks, device
+from components.training.ranks import Ranks
 from components.training.trainer import Trainer, UpdateReport, Weighed
 from components.training.turn import Turn
 from components.training.zero import start_ranks

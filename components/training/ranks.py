@@ -2,7 +2,6 @@
 
 from typing import TypeVar
 
-import torch
 from torch import distributed
 
 Item = TypeVar("Item")
@@ -41,8 +40,3 @@ class Ranks:
         """Go on when all processes are here."""
         if self.size > 1:
             distributed.barrier()
-
-
-def device() -> torch.device:
-    """Where this process computes."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
