@@ -27,6 +27,9 @@ SMALL = [
 # Real data and tokenizers are no part of the project: the environment names their folders, or does not.
 SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 
+# The files of flows/ that look at no sweep but their own, and may run beside the others.
+WITHOUT_SWEEP = {f"tests/flows/test_{name}.py" for name in ("backends", "flows", "published", "race", "theory")}
+
 
 def small_settings(*overrides: str) -> Settings:
     return load_settings(PROJECT / "params.yaml", [*SMALL, f"task.path={PROJECT / 'data/skills'}", *overrides])
@@ -39,12 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where processes share the tests, each takes whole files, and those of flows/, which share a sweep, together."""
+    """Where processes share the tests, each takes whole files, and those that share the sweep of flows/ together."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "flows" if nodeid.startswith("tests/flows/") else nodeid.partition("::")[0]
+            file = nodeid.partition("::")[0]
+            return "sweep" if file.startswith("tests/flows/") and file not in WITHOUT_SWEEP else file
 
     return Scheduler(config, log)
 
