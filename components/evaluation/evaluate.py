@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -100,17 +100,33 @@ def evaluate(
     task: str,
     rollout: RolloutSettings,
     settings: EvaluationSettings,
-    *,
-    description: str = "evaluate",
-    scorer: Scorer | None = None,
 ) -> Evaluation:
-    """Sample settings.samples answers of every example and score them; equal seeds give equal figures.
+    """Sample settings.samples answers of every example and score them; equal seeds give equal figures."""
+    answered = answer(engine, codec, examples, task, rollout, settings, description="evaluate")
+    return summarize([scored for _, scored, _ in answered], settings)
 
-    scorer: of the model that is sampled from, to find log P of the gold answers as well.
+
+def answer(
+    engine: RolloutEngine,
+    codec: Codec,
+    examples: Sequence[Example],
+    task: str,
+    rollout: RolloutSettings,
+    settings: EvaluationSettings,
+    *,
+    description: str,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[tuple[int, Scored, list[Rollout]]]:
+    """The place of each example, its score, and the answers that were sampled for it.
+
+    rank, ranks: this process among those that share the examples, a batch each in turn: the figures do not depend on
+        their number where the engine is deterministic.
     """
     at_once = max(1, rollout.batch_rollouts // settings.samples)
-    scored: list[Scored] = []
-    for first in progress(range(0, len(examples), at_once), description):
+    batches = range(0, len(examples), at_once)[rank::ranks]
+    found: list[tuple[int, Scored, list[Rollout]]] = []
+    for first in batches if rank else progress(batches, description):
         batch = examples[first : first + at_once]
         sampling = Sampling(
             max_new_tokens=rollout.max_new_tokens,
@@ -118,10 +134,10 @@ def evaluate(
             seed=derive_seed(settings.seed, "evaluate", first),
         )
         groups = sample(engine, codec, batch, settings.samples, sampling)
-        for example, group in zip(batch, groups, strict=True):
-            one = score(example, [codec.answer_text(rollout.answer_ids) for rollout in group], task)
-            scored.append(replace(one, log_p=gold_log_p(scorer, codec, example, group)) if scorer else one)
-    return summarize(scored, settings)
+        for place, (example, group) in enumerate(zip(batch, groups, strict=True), first):
+            answers = [codec.answer_text(rollout.answer_ids) for rollout in group]
+            found.append((place, score(example, answers, task), group))
+    return found
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ import torch
 
 from components.config import Settings
 from components.policy.embedded import teach
-from components.policy.model import load_model, load_tokenizer, save_policy
+from components.policy.model import load_model, load_tokenizer
+from components.policy.saving import save_policy
 
 
 def make_base(settings: Settings, out: Path) -> None:

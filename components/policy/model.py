@@ -1,4 +1,4 @@
-"""Loading and saving a policy, and the tokens that structure what it writes."""
+"""Loading a policy, and the tokens that structure what it writes."""
 
 import os
 from collections.abc import Sequence
@@ -60,12 +60,6 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTra
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer can be loaded from '{source}': {_reason(source, error)}") from error
-
-
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a Hugging Face folder, the weights as safetensors."""
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
 
 
 class Codec:

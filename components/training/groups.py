@@ -66,10 +66,8 @@ class GroupSampler:
         return [example(self.rows[int(orders[p // size][p % size])]) for p in positions]
 
     def _group(self, item: Example, rollouts: list[Rollout], place: int) -> Group:
-        prompt = rollouts[0].prompt_ids
         if not self.arm.samples_answers:
-            gold = self.codec.gold_answer(item.answers[0])
-            return Group(prompt, rollouts, [gold] * len(rollouts), None, item.id, place, item.kind)
+            return gold_group(self.codec, item, rollouts, place)
         reward = [
             float(
                 rollout.finish_reason == "stop"
@@ -78,4 +76,10 @@ class GroupSampler:
             for rollout in rollouts
         ]
         answers = [rollout.answer_ids for rollout in rollouts]
-        return Group(prompt, rollouts, answers, reward, item.id, place, item.kind)
+        return Group(rollouts[0].prompt_ids, rollouts, answers, reward, item.id, place, item.kind)
+
+
+def gold_group(codec: Codec, item: Example, rollouts: list[Rollout], place: int) -> Group:
+    """An example's rollouts with its gold answer behind each rationale."""
+    gold = codec.gold_answer(item.answers[0])
+    return Group(rollouts[0].prompt_ids, rollouts, [gold] * len(rollouts), None, item.id, place, item.kind)

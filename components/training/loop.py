@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from components.config import Arm, Settings
 from components.data.digest import dvc_md5
 from components.data.prepare import example, load_split
 from components.errors import UserError
-from components.evaluation.evaluate import evaluate
+from components.evaluation.evaluate import Scored, answer, summarize
 from components.evaluation.metrics import Estimate, finite
-from components.policy.logprobs import Scorer
-from components.policy.model import Codec, device, load_model, load_tokenizer, save_policy
+from components.policy.model import Codec, device, load_model, load_tokenizer
+from components.policy.saving import save_policy
 from components.progress import progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine
+from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Run, Tracker
 from components.training.batches import Group
 from components.training.checkpoint import (
@@ -34,7 +35,7 @@ from components.training.checkpoint import (
     save_state,
     write_folder,
 )
-from components.training.groups import GroupSampler
+from components.training.groups import GroupSampler, gold_group
 from components.training.ranks import Ranks
 from components.training.trainer import Trainer, UpdateReport, Weighed
 from components.training.turn import Turn
@@ -139,9 +140,9 @@ class _ArmRun:
         )
         policy = load_model(base, dtype=settings.model.dtype).to(device())
         self.trainer = Trainer(policy, arm, settings.train, seed=seed)
-        # What is sampled from and saved: the trainer's own model, or a copy where its weights are sharded or adapted.
-        self.policy = policy if self.trainer.lends_policy else load_model(base, dtype=settings.model.dtype).to(device())
-        self.scorer = Scorer(self.policy)
+        # The Transformers engine samples from the trainer's own model, or from a copy where its weights are sharded.
+        copies = settings.rollout.engine == "transformers" and not self.trainer.whole
+        self.sampled = load_model(base, dtype=settings.model.dtype).to(device()) if copies else policy
         self.state = RunState(identity)
         found = find_state(out / "state")
         if found is not None:
@@ -160,15 +161,14 @@ class _ArmRun:
             self._restore_checkpoints(tracker)
         with (
             self._tracked(tracker) if first else nullcontext() as run,
-            open_engine(self.settings, self.policy, self.base, markers) as engine,
+            open_engine(self.settings, self.sampled, self.base, markers) as engine,
         ):
             for step in progress(steps, name) if first else steps:
                 started = time.perf_counter()
                 metrics, speed = self._step(engine, run, step)
                 validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
                 if validates:
-                    engine.load_weights(self._weights())
-                    metrics |= self._validate(engine, run, step + 1) if run else {}
+                    metrics |= self._validate(engine, run, step + 1)
                 self.state.curves.append({"step": step + 1, **metrics})
                 self.state.wall_seconds += time.perf_counter() - started
                 if run:
@@ -194,13 +194,18 @@ class _ArmRun:
             return self.state.step
         return self.stop.step if self.stop else self.settings.train.steps
 
-    def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """The weights for the sampler and for checkpoints; every process has to ask."""
-        own = self.policy.state_dict()
-        if not self.trainer.lends_policy:
-            for name, weight in self.trainer.weights():
-                own[name].copy_(weight)
-        return own.items()
+    def _renew(self, engine: RolloutEngine) -> None:
+        """Give the engine the trainer's weights, one after the other; every process has to."""
+        has_them = isinstance(engine, TransformersEngine) and engine.model is self.trainer.policy
+        engine.load_weights(() if has_them else self.trainer.weights())
+
+    def _save(self, folder: Path) -> None:
+        """Write the model as it is; every process has to, and the first one does."""
+        weights = self.trainer.weights()
+        if self.ranks.first:
+            write_folder(folder, lambda partial: save_policy(self.trainer.policy, self.tokenizer, partial, weights))
+        for _ in weights:  # which the processes gather together
+            pass
 
     def _restore_checkpoints(self, tracker: Tracker) -> None:
         """Fetch back the checkpoints of an interrupted run: DVC removes a stage's outputs before it runs it again."""
@@ -239,7 +244,7 @@ class _ArmRun:
     def _step(self, engine: RolloutEngine, run: Run | None, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One step of training; what it measured, and how fast it was."""
         started = time.perf_counter()
-        engine.load_weights(self._weights())
+        self._renew(engine)
         groups = self.sampler.groups(engine, step)
         sampled = time.perf_counter()
         turn = self._turn(run, step)
@@ -305,20 +310,15 @@ class _ArmRun:
             "forced": rollout.forced_end > 0,
         }
 
-    def _validate(self, engine: RolloutEngine, run: Run, step: int) -> dict[str, float]:
-        """Score the validation split, keep the checkpoint, register it; the best one so far gets to be final."""
-        result = evaluate(
-            engine,
-            self.codec,
-            self.validation,
-            self.settings.task.name,
-            self.settings.rollout,
-            self.settings.evaluation,
-            description="validate",
-            scorer=self.scorer,
-        )
+    def _validate(self, engine: RolloutEngine, run: Run | None, step: int) -> dict[str, float]:
+        """Score the validation split together; the first process keeps the checkpoint, which may get to be final."""
+        self._renew(engine)
+        scored = self._score_validation(engine)
         folder = self.out / "checkpoints" / f"step-{step}"
-        write_folder(folder, lambda partial: save_policy(self.policy, self.tokenizer, partial))
+        self._save(folder)
+        if run is None:
+            return {}
+        result = summarize(scored, self.settings.evaluation)
         figures = {f"validation/{name}": value for name, value in (result.figures() | result.mean_log_p()).items()}
         self.state.validated[str(step)] = {
             "right": [float(item.vote_correct) for item in result.scored],
@@ -335,6 +335,27 @@ class _ArmRun:
             shutil.rmtree(self.out / "checkpoints" / f"step-{other}", ignore_errors=True)
         say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
         return figures | {f"validation/{name}": value for name, value in result.by_kind().items()}
+
+    def _score_validation(self, engine: RolloutEngine) -> list[Scored]:
+        """The validation examples scored, each process its share of them, with log P of their gold answers."""
+        settings, ranks = self.settings, self.ranks
+        found = answer(
+            engine,
+            self.codec,
+            self.validation,
+            settings.task.name,
+            settings.rollout,
+            settings.evaluation,
+            description="validate",
+            rank=ranks.rank,
+            ranks=ranks.size,
+        )
+        engine.sleep()
+        groups = [gold_group(self.codec, self.validation[place], rollouts, place) for place, _, rollouts in found]
+        log_p = self.trainer.log_p(groups)
+        mine = {place: replace(one, log_p=value) for (place, one, _), value in zip(found, log_p, strict=True)}
+        everyone = {place: one for part in ranks.gather(mine) for place, one in part.items()}
+        return [everyone[place] for place in range(len(self.validation))]
 
     def _kept(self) -> set[int]:
         """The steps whose checkpoints are kept: the last ones and the best; all where train.keep is null."""

@@ -134,8 +134,7 @@ class Trainer:
         self.scorer = Scorer(policy)
         self.watch = _Watch(self.scorer)
         self.engine = open_deepspeed(self.scorer, settings)
-        # Alone it may lend its model to the sampler: whole weights under their own names.
-        self.lends_policy = settings.zero_stage < 3 and not settings.lora_rank
+        self.whole = settings.zero_stage < 3  # no weight is sharded: a sampler may use the model as it is
 
     def update(self, groups: Sequence[Group], step: int, turn: Turn | None = None) -> UpdateReport:
         """One optimizer step from this process's groups of a step; none is taken where no group carries a gradient.
@@ -176,6 +175,16 @@ class Trainer:
         for hook in hooks:
             hook.remove()
         return torch.cat([total.flatten() for total in sums]), report
+
+    def log_p(self, groups: Sequence[Group]) -> list[float]:
+        """log P of every group's answer by its rationales, in nats: the log of their mean w; may be -inf.
+
+        groups: this process's; every process has to ask, if only for none.
+        """
+        most = self.settings.micro_batch_tokens
+        whole = [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
+        found = self._score([part for piece in whole for part in cut(piece, most)], UpdateReport())
+        return [estimators.log_mean(found[id(group)][:1]).item() for group in groups]
 
     def _accumulate_all(self, groups: Sequence[Group], step: int) -> UpdateReport:
         """Leave the whole step's gradient with DeepSpeed; returns what all processes saw."""

@@ -1,5 +1,6 @@
 """`thaw train` on two processes, started by DeepSpeed's launcher, and on one."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,18 +18,23 @@ from tests.flows.scratch import OUTSIDE
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(project: Path, empty_database: Path, tmp_path: Path) -> None:
-    changes = [*SMALL, f"task.path={project / 'data/skills'}", "train.groups_per_step=5", "train.steps=3"]
+def test_two_processes_train_and_validate_what_one_does(project: Path, empty_database: Path, tmp_path: Path) -> None:
+    """With whole weights and with sharded ones, which are whole nowhere but in the model that is sampled from."""
+    changes = [
+        *SMALL, f"task.path={project / 'data/skills'}", "train.groups_per_step=5", "train.steps=3",
+        "train.learning_rate=0.01", "rollout.batch_rollouts=8",
+    ]  # fmt: skip
     settings = small_settings("train.groups_per_step=5", "train.steps=3")
     make_data(settings, tmp_path / "data")
     make_base(settings, tmp_path / "base")
     # Training in this process, as other tests do, leaves its rank behind.
     outside = {name: value for name, value in os.environ.items() if not OUTSIDE.match(name)}
-    finals = []
-    for processes in (1, 2):
-        database = shutil.copy(empty_database, tmp_path / f"{processes}.db")
-        options = [part for change in [*changes, f"compute.processes={processes}"] for part in ("--set", change)]
-        out = tmp_path / f"on-{processes}"
+    finals, records = [], []
+    for processes, stage in ((1, 0), (2, 0), (2, 3)):
+        out = tmp_path / f"on-{processes}-stage-{stage}"
+        database = shutil.copy(empty_database, tmp_path / f"{out.name}.db")
+        more = (f"compute.processes={processes}", f"train.zero_stage={stage}")
+        options = [part for change in (*changes, *more) for part in ("--set", change)]
         command = [sys.executable, "-m", "flows.cli", "train", "--arm", "garl-q0.75", "--out", out, *options]
         done = subprocess.run(
             [*command, "--data", tmp_path / "data", "--base", tmp_path / "base"],
@@ -42,10 +48,16 @@ def test_two_processes_train_what_one_does(project: Path, empty_database: Path, 
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("in MLflow") == 1
         finals.append(load_file(out / "final" / "model.safetensors"))
+        records.append(json.loads((out / "train.json").read_text(encoding="utf-8")))
         assert not (out / "state").exists()
-    one, two = finals
-    for name, weight in one.items():
-        assert (two[name] - weight).norm() <= 1e-5 * weight.norm(), name
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    for final, record in zip(finals[1:], records[1:], strict=True):
+        assert final.keys() == base.keys()
+        for name, weight in finals[0].items():
+            assert (final[name] - weight).norm() <= 1e-5 * weight.norm(), name
+        for step, found in records[0]["validated"].items():
+            assert record["validated"][step]["right"] == found["right"]
+            assert record["validated"][step]["log_p"] == pytest.approx(found["log_p"], rel=1e-4)
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from components.config import EvaluationSettings, RolloutSettings
 from components.data.example import Example
 from components.data.skills import gold_answer, problem
-from components.evaluation.evaluate import Evaluation, evaluate, score, summarize
+from components.evaluation.evaluate import Evaluation, answer, evaluate, score, summarize
 from components.policy.embedded import build_model, build_tokenizer
 from components.policy.model import Codec
 from components.rollout.engine import Rollout, RolloutEngine, Sampling
@@ -163,6 +164,20 @@ def test_batches_hold_no_more_rollouts_than_set_and_each_has_its_own_seed(codec:
     for _, _, sampling in engine.asked:
         assert sampling.answers
         assert (sampling.max_new_tokens, sampling.answer_reserve, sampling.temperature) == (20, 8, 1)
+
+
+def test_processes_share_the_examples_and_find_what_one_does(codec: Codec) -> None:
+    examples = [example(str(n), "x" if n % 2 else "a:1") for n in range(7)]
+    answers = {f"{n}?": ["x", "y", "x", "x"] for n in range(7)}
+    found, asked = [], []
+    for rank, ranks in ((0, 1), (0, 3), (1, 3), (2, 3)):
+        engine, options = Chosen(codec, answers), (rollout_settings(batch_rollouts=8), settings())
+        one = answer(engine, codec, examples, "skills", *options, description="", rank=rank, ranks=ranks)
+        found.append([(place, scored) for place, scored, _ in one])
+        asked.append([sampling.seed for _, _, sampling in engine.asked])
+    assert [[place for place, _ in part] for part in found[1:]] == [[0, 1, 6], [2, 3], [4, 5]]
+    assert sorted(chain(*found[1:]), key=lambda item: item[0]) == found[0]
+    assert [seeds[0] for seeds in asked[1:]] == asked[0][:3]
 
 
 # The real sampler

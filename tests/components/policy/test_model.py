@@ -1,5 +1,6 @@
 """What is loaded, what is refused, and the ids between prompt, rationale and answer."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from components.config import ModelSettings
 from components.errors import UserError
 from components.policy.base import make_base
 from components.policy.embedded import build_model, build_tokenizer
-from components.policy.model import Codec, load_model, load_tokenizer, save_policy
+from components.policy.model import Codec, load_model, load_tokenizer
+from components.policy.saving import save_policy, write_weights
+from components.rollout.weights import weight_names
 from tests.conftest import small_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,6 +58,22 @@ def test_the_state_has_the_tied_head_and_it_is_the_embedding(folder: Path) -> No
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     state = load_model(folder).state_dict()
     assert state["lm_head.weight"].data_ptr() == state["model.embed_tokens.weight"].data_ptr()
+
+
+def test_a_large_policy_is_several_files(folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = build_model(tokenizer, seed=1)
+    one = load_file(folder / "model.safetensors")
+    shutil.copytree(folder, tmp_path / "several")
+    (tmp_path / "several/model.safetensors").unlink()
+    largest = max(weight.nbytes for weight in one.values())
+    write_weights(one.items(), tmp_path / "several", file_bytes=largest)
+    files = sorted((tmp_path / "several").glob("*.safetensors"))
+    assert files[-1].name == f"model-{len(files):05d}-of-{len(files):05d}.safetensors"
+    assert len(files) > 2
+    assert all(sum(weight.nbytes for weight in load_file(file).values()) <= largest for file in files)
+    loaded = load_model(tmp_path / "several").state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in model.state_dict().items())
+    assert weight_names(tmp_path / "several") == weight_names(folder)
 
 
 def test_the_dtype_is_the_one_asked_for(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from components.config import Settings
@@ -134,6 +135,18 @@ def test_a_sampler_that_was_left_behind_ends_the_run(
         replace(experiment, settings=settings).train(tmp_path / "left behind", tracker)
 
 
+def test_adapters_are_sampled_from_in_place_and_saved_merged(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path
+) -> None:
+    """The sampler's log-probabilities are the trainer's, adapters included, and a checkpoint is a plain model."""
+    settings = small_settings("train.lora_rank=2", "train.learning_rate=0.01", "train.max_mismatch=1.0e-4")
+    replace(experiment, settings=settings).train(tmp_path / "out", tracker)
+    base, final = (load_file(folder / "model.safetensors") for folder in (experiment.base, tmp_path / "out" / "final"))
+    assert base.keys() == final.keys()
+    changed = {name for name in base if not torch.equal(base[name], final[name])}
+    assert changed == {name for name in base if "proj" in name}
+
+
 def test_the_best_checkpoint_becomes_final(
     experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,13 +159,13 @@ def test_the_best_checkpoint_becomes_final(
 
 def score_as(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Let validations find these shares of maj@k, one after the other and apart from chance."""
-    evaluate, left = loop.evaluate, iter(scores)
+    summarize, left = loop.summarize, iter(scores)
 
     def scored(*arguments: Any, **options: Any) -> Evaluation:
         score = next(left)
-        return replace(evaluate(*arguments, **options), maj_at_k=Estimate(score, score, score))
+        return replace(summarize(*arguments, **options), maj_at_k=Estimate(score, score, score))
 
-    monkeypatch.setattr(loop, "evaluate", scored)
+    monkeypatch.setattr(loop, "summarize", scored)
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(

@@ -408,7 +408,7 @@ def test_adapters_train_alone_and_are_merged_for_sampler_and_checkpoint(
 ) -> None:
     policy, base = new_policy(), state(plain_policy)
     trained = trainer(policy, "garl-q0.75", lora_rank=2, learning_rate=0.01)
-    assert not trained.lends_policy
+    assert trained.whole
     assert difference(state(policy), base) == 0
     for step in range(3):
         trained.update(make_groups("garl", seed=step), step)
@@ -426,6 +426,27 @@ def test_adapters_train_alone_and_are_merged_for_sampler_and_checkpoint(
     resumed.load(tmp_path)
     assert difference(state(resumed.policy), merged) == 0
     resumed.close()
+
+
+# Validation
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("bound", [1, 10**6], ids=["many batches", "one batch"])
+def test_log_p_is_the_log_of_the_mean_over_rationales(
+    stage: int, bound: int, new_policy: NewPolicy, plain_policy: PreTrainedModel
+) -> None:
+    trained = trainer(new_policy(), "grpo", zero_stage=stage, micro_batch_tokens=bound)
+    groups, found = make_groups("garl"), []
+    for group in groups:
+        log_w = []
+        for row in group.rows:
+            read = [*group.prompt, *row.rationale]
+            log_w.append(plain_logprobs(plain_policy, read, row.answer).sum().item())
+        found.append(math.log(sum(map(math.exp, log_w)) / len(log_w)))
+    assert trained.log_p(groups) == pytest.approx(found, rel=1e-5)
+    assert trained.log_p([]) == []
+    trained.close()
 
 
 # Guards
