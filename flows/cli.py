@@ -4,7 +4,6 @@ Heavy libraries are imported by the command that needs them, so that `thaw --hel
 """
 
 import errno
-import os
 import signal
 import sys
 import traceback
@@ -163,13 +162,14 @@ def train(
         arguments = ["train", "--arm", chosen.name, "--seed", str(seed), "--out", str(out), *inputs, *changes]
         arguments += [] if until is None else ["--until", str(until)]
         raise typer.Exit(launch(settings.compute, arguments))
+    from components.progress import speaks
     from components.tracking.runs import connect
     from components.training.loop import train as run_training
     from tasks.workspace import project_root
 
     tracker = connect(project_root())
     record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
-    if os.environ.get("RANK", "0") != "0":
+    if not speaks():
         return
     if record is None:
         typer.echo(f"{out}: paused at step {until}; run again without --until to go on")
@@ -199,12 +199,21 @@ def evaluate(
     thaw evaluate thaw-skills@best --data new.jsonl --record november   a raw file, kept with the version[/dim]
     """
     settings = load_settings(params, overrides or [])
+    from components.progress import speaks
     from tasks.evaluation import evaluate_model
     from tasks.inputs import find_examples
+    from tasks.launch import launch, needs_launch
 
     out = out or BUILD / "evaluations" / model.replace("/", "-")
     examples = find_examples(settings, data, split, BUILD, out)
+    if needs_launch(settings.compute):
+        arguments = ["evaluate", model, "--out", str(out), "--split", split, "--params", str(params)]
+        arguments += [part for override in overrides or [] for part in ("--set", override)]
+        arguments += [] if data is None else ["--data", str(data)]
+        raise typer.Exit(launch(settings.compute, arguments + ([] if record is None else ["--record", record])))
     figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)
+    if not speaks():
+        return
     _show_figures(figures, settings.evaluation.samples)
     typer.echo(f"every sample is in {out / 'samples.jsonl'}")
 

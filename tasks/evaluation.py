@@ -1,6 +1,7 @@
 """Evaluating one model: a folder or a registered version, with its figures back to where it came from."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def evaluate_model(
     settings: Settings, model: str, examples: "list[Example]", *, split: str, out: Path, record: str | None = None
 ) -> dict[str, float]:
-    """Score `model` on examples of a split.
+    """Score `model` on examples of a split, together with the other processes that a launcher started.
 
     Writes out/evaluation.json, out/metrics.json (the figures alone) and out/samples.jsonl.
 
@@ -34,11 +35,16 @@ def evaluate_model(
     import torch
 
     from components.data.reading import digest
-    from components.evaluation.evaluate import evaluate
+    from components.evaluation.evaluate import answer, summarize
     from components.policy.model import Codec, device, load_model, load_tokenizer
     from components.rollout.open import open_engine
+    from components.training.ranks import Ranks
+    from components.training.zero import start_ranks
 
     torch.set_num_threads(settings.compute.threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        start_ranks()
+    ranks = Ranks()
     folder, version = _find(model)
     trained = _training_record(folder)
     if trained is not None:
@@ -51,9 +57,15 @@ def evaluate_model(
     policy = load_model(folder, dtype=settings.model.dtype).to(device())
     codec = Codec(load_tokenizer(folder), settings.model, chat=settings.task.start == "warm")
     with open_engine(settings, policy, folder, codec.markers) as engine:
-        result = evaluate(engine, codec, examples, settings.task.name, settings.rollout, settings.evaluation)
-
+        mine = answer(
+            engine, codec, examples, settings.task.name, settings.rollout, settings.evaluation,
+            description="evaluate", rank=ranks.rank, ranks=ranks.size,
+        )  # fmt: skip
+    result = summarize(ranks.merge({place: scored for place, scored, _ in mine}), settings.evaluation)
     figures = result.figures()
+    if not ranks.first:
+        return figures
+
     out.mkdir(parents=True, exist_ok=True)
     described = _describe(settings, trained) | {
         "split": split,

@@ -126,7 +126,7 @@ def answer(
     at_once = max(1, rollout.batch_rollouts // settings.samples)
     batches = range(0, len(examples), at_once)[rank::ranks]
     found: list[tuple[int, Scored, list[Rollout]]] = []
-    for first in batches if rank else progress(batches, description):
+    for first in progress(batches, description):
         batch = examples[first : first + at_once]
         sampling = Sampling(
             max_new_tokens=rollout.max_new_tokens,

@@ -163,7 +163,7 @@ class _ArmRun:
             self._tracked(tracker) if first else nullcontext() as run,
             open_engine(self.settings, self.sampled, self.base, markers) as engine,
         ):
-            for step in progress(steps, name) if first else steps:
+            for step in progress(steps, name):
                 started = time.perf_counter()
                 metrics, speed = self._step(engine, run, step)
                 validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
@@ -353,9 +353,9 @@ class _ArmRun:
         engine.sleep()
         groups = [gold_group(self.codec, self.validation[place], rollouts, place) for place, _, rollouts in found]
         log_p = self.trainer.log_p(groups)
-        mine = {place: replace(one, log_p=value) for (place, one, _), value in zip(found, log_p, strict=True)}
-        everyone = {place: one for part in ranks.gather(mine) for place, one in part.items()}
-        return [everyone[place] for place in range(len(self.validation))]
+        return ranks.merge(
+            {place: replace(one, log_p=value) for (place, one, _), value in zip(found, log_p, strict=True)}
+        )
 
     def _kept(self) -> set[int]:
         """The steps whose checkpoints are kept: the last ones and the best; all where train.keep is null."""

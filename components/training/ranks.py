@@ -32,6 +32,11 @@ class Ranks:
         distributed.all_gather_object(items, item)
         return items  # type: ignore[return-value]
 
+    def merge(self, items: dict[int, Item]) -> list[Item]:
+        """The items of all processes by their places, which are 0 and up; on every process."""
+        everyone = {place: item for part in self.gather(items) for place, item in part.items()}
+        return [everyone[place] for place in range(len(everyone))]
+
     def share(self, item: Item) -> Item:
         """The first process's item, on every process."""
         return self.gather(item)[0]
