@@ -173,6 +173,10 @@ class TeachingSettings(Section):
     seed: int
 
 
+# colocated, sleeping, server, or the addresses of servers with commas between.
+PLACEMENTS = r"^(colocated|sleeping|server|https?://[^,\s]+(,https?://[^,\s]+)*)$"
+
+
 class RolloutSettings(Section):
     """How rationales are sampled."""
 
@@ -182,7 +186,7 @@ class RolloutSettings(Section):
     answer_reserve: Positive  # of those, kept free for the answer
     batch_rollouts: Positive  # the most rollouts the Transformers engine samples at once
     timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
-    placement: Annotated[str, Field(pattern=r"^(colocated|sleeping|server|https?://.+)$")]  # of vLLM
+    placement: Annotated[str, Field(pattern=PLACEMENTS)]  # of vLLM
     server_options: list[str]  # of `vllm serve`
     weights_folder: str | None  # where a server at a URL finds new weights
     table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
@@ -326,6 +330,11 @@ class Settings(Section):
             raise ValueError(
                 f"compute.processes = {self.compute.processes} share train.groups_per_step ="
                 f" {self.train.groups_per_step} groups, and a group is not split; lower the one or raise the other."
+            )
+        if self.rollout.placement == "server" and self.compute.hostfile is not None:
+            raise ValueError(
+                "rollout.placement = server is seen on the first host alone; with compute.hostfile start `vllm serve`"
+                " yourself and write its address, http://HOST:PORT."
             )
         if len(set(self.arm_names)) < len(self.arms):
             raise ValueError(f"arms lists the same arm twice: {', '.join(self.arms)}.")

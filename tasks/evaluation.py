@@ -56,7 +56,7 @@ def evaluate_model(
         registry().check_test_set(version, record, examined)  # now and not when all the sampling is done
     policy = load_model(folder, dtype=settings.model.dtype).to(device())
     codec = Codec(load_tokenizer(folder), settings.model, chat=settings.task.start == "warm")
-    with open_engine(settings, policy, folder, codec.markers) as engine:
+    with open_engine(settings, policy, folder, codec.markers, ranks) as engine:
         mine = answer(
             engine, codec, examples, settings.task.name, settings.rollout, settings.evaluation,
             description="evaluate", rank=ranks.rank, ranks=ranks.size,

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 
 from components.errors import UserError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,26 @@ class Sampling:
         return self.max_new_tokens - self.answer_reserve
 
 
+class Peers(Protocol):
+    """The processes that sample together, each for its own groups; the first one gives the engine its weights."""
+
+    @property
+    def first(self) -> bool: ...
+
+    def share(self, item: Item) -> Item:
+        """The first process's item, on every process."""
+        ...
+
+
+class Alone:
+    """No others."""
+
+    first = True
+
+    def share(self, item: Item) -> Item:
+        return item
+
+
 class PromptError(UserError):
     """A prompt that cannot be sampled; index is its place among those of the call."""
 
@@ -94,7 +116,10 @@ class RolloutEngine(Protocol):
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Take the trainer's weights (the items of its state_dict, tied ones included) without a restart."""
+        """Take the trainer's weights (the items of its state_dict, tied ones included) without a restart.
+
+        Every process that samples has to: they gather the weights together.
+        """
         ...
 
     def sleep(self) -> None:

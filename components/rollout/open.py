@@ -1,20 +1,22 @@
 """Choosing the engine that the settings name."""
 
-import os
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from components.config import Settings
-from components.errors import UserError
-from components.rollout.engine import Markers, RolloutEngine
+from components.rollout.engine import Alone, Markers, Peers, RolloutEngine
 from components.rollout.transformers_engine import TransformersEngine
 
 
-def open_engine(settings: Settings, policy: PreTrainedModel, folder: Path, markers: Markers) -> RolloutEngine:
+def open_engine(
+    settings: Settings, policy: PreTrainedModel, folder: Path, markers: Markers, peers: Peers | None = None
+) -> RolloutEngine:
     """The engine of rollout.engine for a policy that was loaded from `folder`; use it as a context manager.
 
     The Transformers engine samples from `policy` itself; vLLM loads the folder and takes new weights by load_weights.
+
+    peers: the processes that sample together and share a server, all of which call this; None: this one alone.
 
     Raises:
         UserError: the engine cannot be started.
@@ -34,27 +36,25 @@ def open_engine(settings: Settings, policy: PreTrainedModel, folder: Path, marke
             timeout_seconds=rollout.timeout_seconds,
             sleeps=rollout.placement == "sleeping",
         )
-    return _open_server(settings, folder, markers)
+    return _open_server(settings, folder, markers, peers or Alone())
 
 
-def _open_server(settings: Settings, folder: Path, markers: Markers) -> RolloutEngine:
+def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peers) -> RolloutEngine:
     from components.rollout.server_process import ServerProcess
     from components.rollout.vllm_server import VllmServerEngine
 
-    rollout = settings.rollout
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            f"rollout.placement = {rollout.placement} serves one training process; with several,"
-            " set rollout.placement = colocated."
-        )
+    rollout, process = settings.rollout, None
+    urls = rollout.placement.split(",")
     if rollout.placement == "server":
-        server = ServerProcess(folder, dtype=settings.model.dtype, options=rollout.server_options)
-    else:
-        server = rollout.placement
+        if peers.first:
+            process = ServerProcess(folder, dtype=settings.model.dtype, options=rollout.server_options)
+        urls = peers.share([process.url] if process else [])
     return VllmServerEngine(
-        server,
+        urls,
         folder,
         markers,
         timeout_seconds=rollout.timeout_seconds,
         weights_folder=None if rollout.weights_folder is None else Path(rollout.weights_folder),
+        process=process,
+        peers=peers,
     )

@@ -1,8 +1,9 @@
-"""Rollouts from `vllm serve`: a process of its own, on this machine or another, with vLLM's own data parallelism.
+"""Rollouts from `vllm serve`: processes of their own, on this machine or others, with vLLM's own parallelism.
 
-Token ids go in and out over HTTP. New weights are written as safetensors to a folder that both sides see (shared memory
-on one machine, a shared file system across machines), and vLLM reloads them from there. They carry a version, which the
-server returns with every rollout: one sampled with other weights is an error.
+Any number of training processes may sample from any number of servers. All rollouts of a prompt come from one server,
+which has it in its prefix cache. Token ids go in and out over HTTP. New weights are written as safetensors to a folder
+that all sides see (shared memory on one machine, a shared file system across machines), and vLLM reloads them from
+there. They carry a version, which a server returns with every rollout: one sampled with other weights is an error.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +26,7 @@ from safetensors.torch import save_file
 from components.errors import TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
-from components.rollout.engine import Markers, Rollout, Sampling, check_request
+from components.rollout.engine import Alone, Markers, Peers, Rollout, Sampling, check_request
 from components.rollout.server_process import ServerProcess
 from components.rollout.weights import check_names, weight_names
 
@@ -31,7 +34,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class VllmServerEngine:
-    """Samples from a server that was started with
+    """Samples from servers that were started with
 
     VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --tokens-only --logprobs-mode raw_logprobs --generation-config vllm
 
@@ -40,56 +43,59 @@ class VllmServerEngine:
 
     def __init__(
         self,
-        server: "str | ServerProcess",
+        urls: Sequence[str],
         folder: Path,
         markers: Markers,
         *,
         timeout_seconds: float,
         weights_folder: Path | None = None,
+        process: ServerProcess | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        """server: a URL, or the process that was started for this engine and ends with it.
+        """folder: the Hugging Face folder of the policy. timeout_seconds: of one call.
 
-        folder: the Hugging Face folder of the policy. timeout_seconds: of one call.
-        weights_folder: seen by the server under the same path; None takes this machine's shared memory.
+        weights_folder: seen by the servers under the same path; None takes this machine's shared memory.
+        process: the server, if it was started for this engine and is to end with it.
+        peers: the processes that use the same servers, each with an engine of its own; None: this one alone.
         """
-        self.process = server if isinstance(server, ServerProcess) else None
-        self.url = server.url if isinstance(server, ServerProcess) else server.rstrip("/")
+        self.servers = [_Server(url.rstrip("/"), timeout_seconds) for url in urls]
         self.markers, self.timeout_seconds = markers, timeout_seconds
+        self.process, self.peers = process, peers or Alone()
         self._weight_names = weight_names(folder)
         parent = weights_folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
         _remove_left_over(parent)
         self._weights = Path(tempfile.mkdtemp(prefix=f"{_prefix(os.getpid())}-", dir=parent))
         # A server may have served somebody else: only rollouts of weights that came from here are taken.
         self._owner, self._version, self._loads = self._weights.name, "default", itertools.count(1)
-        self.context: int | None = self._ask("GET", "/v1/models")["data"][0]["max_model_len"]
+        self.context: int = min(server.context() for server in self.servers)
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
         """n rollouts for each prompt, in the order of the prompts; each has a random stream of its own.
 
         Raises:
-            UserError: a prompt or the budget is refused; the time is up or the server is gone; it has other weights.
+            UserError: a prompt or the budget is refused; the time is up or a server is gone; it has other weights.
         """
         check_request(prompts, sampling, self.markers, self.context)
         drafts = [Draft(tuple(prompt), self.markers, sampling) for prompt in prompts for _ in range(n)]
         places = sampling.places or range(len(prompts))
 
         async def all_drafts() -> None:
-            limits = httpx.Limits(max_connections=None)
-            async with (
-                asyncio.timeout(self.timeout_seconds),
-                httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits, trust_env=False) as client,
-                asyncio.TaskGroup() as group,
-            ):
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(asyncio.timeout(self.timeout_seconds))
+                clients = [await stack.enter_async_context(server.client()) for server in self.servers]
+                group = await stack.enter_async_context(asyncio.TaskGroup())
                 for number, draft in enumerate(drafts):
-                    group.create_task(self._finish(client, draft, (places[number // n], number % n)))
+                    place = places[number // n]
+                    server = place % len(self.servers)
+                    sent = self._finish(self.servers[server], clients[server], draft, (place, number % n))
+                    group.create_task(sent)
 
         try:
             asyncio.run(all_drafts())
         except TimeoutError:
-            raise self._out_of_time(f"sampled {len(drafts)} rollouts") from None
+            raise self._out_of_time(len(drafts)) from None
         except ExceptionGroup as errors:
-            first = errors.exceptions[0]
-            raise (self._gone(first) if isinstance(first, httpx.TransportError) else first) from None
+            raise errors.exceptions[0] from None
         rollouts = [draft.rollout() for draft in drafts]
         return [rollouts[first : first + n] for first in range(0, len(rollouts), n)]
 
@@ -97,27 +103,33 @@ class VllmServerEngine:
         """Take new weights, by the names of the Hugging Face model's state_dict.
 
         Raises:
-            UserError: a weight is missing, the time is up, or the server is gone.
+            UserError: a weight is missing, the time is up, or a server is gone.
         """
-        # Tied weights are one tensor under two names, which safetensors refuses: each gets its own.
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights}
-        check_names(self._weight_names, tensors)
+        if self.peers.first:
+            # Tied weights are one tensor under two names, which safetensors refuses: each gets its own.
+            tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights}
+            check_names(self._weight_names, tensors)
+            self._version = self._load(tensors)
+        else:
+            for _ in weights:  # which all gather together
+                pass
+        self._version = self.peers.share(self._version)
+
+    def _load(self, tensors: dict[str, torch.Tensor]) -> str:
+        """Bring all servers to these weights; returns their version."""
         version = f"{self._owner}/{next(self._loads)}"
         folder = self._weights / version.rpartition("/")[2]
         folder.mkdir()
         try:
             save_file(tensors, folder / "model.safetensors")
-            call = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-            self._ask("POST", "/collective_rpc", json=call)
-            if not self._ask("POST", "/reset_prefix_cache")["success"]:
-                raise UserError(f"the vLLM server at {self.url} keeps its prefix cache: somebody else is using it.")
-            self._ask("POST", "/update_weight_version", json={"new_version": version})
+            with ThreadPoolExecutor(len(self.servers)) as pool:
+                list(pool.map(lambda server: server.reload(folder, version), self.servers))
         finally:
             shutil.rmtree(folder)
-        self._version = version
+        return version
 
     def sleep(self) -> None:
-        """The server keeps its memory: it has its own devices."""
+        """A server keeps its memory: it has its own devices."""
 
     def close(self) -> None:
         """Give back the shared memory, and end the server if it was started for this engine."""
@@ -131,7 +143,7 @@ class VllmServerEngine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    async def _finish(self, client: httpx.AsyncClient, draft: Draft, place: tuple[int, int]) -> None:
+    async def _finish(self, server: "_Server", client: httpx.AsyncClient, draft: Draft, place: tuple[int, int]) -> None:
         """Send a draft's requests one after the other; place: its prompt's and its own among the n."""
         while (request := draft.next_request()) is not None:
             most, stop = request
@@ -149,26 +161,56 @@ class VllmServerEngine:
                 "detokenize": False,
             }
             body = {"token_ids": [*draft.prompt, *draft.ids], "sampling_params": parameters}
-            response = await client.post("/inference/v1/generate", json=body)
-            choice = self._content(response)["choices"][0]
+            try:
+                response = await client.post("/inference/v1/generate", json=body)
+            except httpx.TransportError as error:
+                raise server.gone(error) from None
+            choice = server.content(response)["choices"][0]
             versions = {span["version"] for span in choice["weight_versions"] or ()}
             if versions != {self._version}:
                 raise UserError(
-                    f"the vLLM server at {self.url} still has the weights {', '.join(sorted(versions)) or 'unknown'},"
+                    f"the vLLM server at {server.url} still has the weights {', '.join(sorted(versions)) or 'unknown'},"
                     f" not {self._version}: it was restarted, or another run renews them; give it to one run."
                 )
             draft.extend(choice["token_ids"], [content["logprob"] for content in choice["logprobs"]["content"]])
 
-    def _ask(self, method: str, path: str, **options: Any) -> Any:
+    def _out_of_time(self, drafts: int) -> TemporaryError:
+        urls = [server.url for server in self.servers]
+        which = urls[0] if len(urls) == 1 else f"one of {', '.join(urls)}"
+        return _too_slow(which, f"sampled {drafts} rollouts", self.timeout_seconds)
+
+
+class _Server:
+    """One server, by its URL; every fault names it."""
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        self.url, self.timeout_seconds = url, timeout_seconds
+
+    def client(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None)
+        return httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits, trust_env=False)
+
+    def context(self) -> int:
+        """The most ids of prompt and completion that it takes."""
+        return self.ask("GET", "/v1/models")["data"][0]["max_model_len"]
+
+    def reload(self, folder: Path, version: str) -> None:
+        """Let it take the weights in `folder`, and call them `version`."""
+        self.ask("POST", "/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+        if not self.ask("POST", "/reset_prefix_cache")["success"]:
+            raise UserError(f"the vLLM server at {self.url} keeps its prefix cache: somebody else is using it.")
+        self.ask("POST", "/update_weight_version", json={"new_version": version})
+
+    def ask(self, method: str, path: str, **options: Any) -> Any:
         try:
             with httpx.Client(base_url=self.url, timeout=self.timeout_seconds, trust_env=False) as client:
-                return self._content(client.request(method, path, **options))
+                return self.content(client.request(method, path, **options))
         except httpx.TimeoutException:
-            raise self._out_of_time(f"answered {path}") from None
+            raise _too_slow(self.url, f"answered {path}", self.timeout_seconds) from None
         except httpx.TransportError as error:
-            raise self._gone(error) from None
+            raise self.gone(error) from None
 
-    def _content(self, response: httpx.Response) -> Any:
+    def content(self, response: httpx.Response) -> Any:
         if response.status_code == 404:
             raise UserError(
                 f"the vLLM server at {self.url} has no {response.request.url.path}: start it with"
@@ -181,17 +223,18 @@ class VllmServerEngine:
             )
         return response.json() if response.content else None
 
-    def _out_of_time(self, work: str) -> TemporaryError:
-        return TemporaryError(
-            f"the vLLM server at {self.url} ran out of time while it {work}: it is stuck, or"
-            f" rollout.timeout_seconds = {self.timeout_seconds:g} is too short; resume with more time or a new server."
-        )
-
-    def _gone(self, error: Exception) -> TemporaryError:
+    def gone(self, error: Exception) -> TemporaryError:
         return TemporaryError(
             f"the vLLM server at {self.url} is gone ({type(error).__name__}); start it anew and resume from the last"
             " checkpoint."
         )
+
+
+def _too_slow(urls: str, work: str, seconds: float) -> TemporaryError:
+    return TemporaryError(
+        f"the vLLM server at {urls} ran out of time while it {work}: it is stuck, or rollout.timeout_seconds ="
+        f" {seconds:g} is too short; resume with more time or a new server."
+    )
 
 
 def _remove_left_over(parent: Path | None) -> None:

@@ -161,7 +161,7 @@ class _ArmRun:
             self._restore_checkpoints(tracker)
         with (
             self._tracked(tracker) if first else nullcontext() as run,
-            open_engine(self.settings, self.sampled, self.base, markers) as engine,
+            open_engine(self.settings, self.sampled, self.base, markers, self.ranks) as engine,
         ):
             for step in progress(steps, name):
                 started = time.perf_counter()

@@ -52,6 +52,27 @@ def test_two_processes_train_and_validate_what_one_does(project: Path, empty_dat
 
 
 @pytest.mark.slow
+def test_two_processes_train_from_one_server_what_one_does(project: Path, empty_database: Path, tmp_path: Path) -> None:
+    changes = [
+        *SMALL, f"task.path={project / 'data/skills'}", "train.groups_per_step=5", "train.steps=3",
+        "train.learning_rate=0.01", "rollout.engine=vllm", "rollout.placement=server",
+    ]  # fmt: skip
+    settings = small_settings()
+    make_data(settings, tmp_path / "data")
+    make_base(settings, tmp_path / "base")
+    inputs = ["--data", tmp_path / "data", "--base", tmp_path / "base"]
+    finals = []
+    for processes in (1, 2):
+        database, out = shutil.copy(empty_database, tmp_path / f"{processes}.db"), tmp_path / f"on-{processes}"
+        command = ["train", "--arm", "garl-q0.75", "--out", out, *inputs]
+        change = f"compute.processes={processes}"
+        thaw(project, command, [*changes, change], MLFLOW_TRACKING_URI=f"sqlite:///{database}")
+        finals.append(load_file(out / "final" / "model.safetensors"))
+    for name, weight in finals[0].items():
+        assert (finals[1][name] - weight).norm() <= 1e-4 * weight.norm(), name
+
+
+@pytest.mark.slow
 def test_two_processes_evaluate_what_one_does(project: Path, tmp_path: Path) -> None:
     changes = [*SMALL, f"task.path={project / 'data/skills'}", "rollout.batch_rollouts=8"]
     settings = small_settings()
@@ -79,9 +100,12 @@ def thaw(project: Path, command: Sequence[object], changes: Sequence[str], **env
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    for change, said in (
-        ("compute.processes=17", "a group is not split"),
-        ("train.offload=true", "needs ZeRO"),
+    server = ("rollout.engine=vllm", "rollout.placement=server")
+    for changes, said in (
+        (["compute.processes=17"], "a group is not split"),
+        (["train.offload=true"], "needs ZeRO"),
+        ([*server, "compute.hostfile=hosts"], "start `vllm serve` yourself"),
+        ([*server, "rollout.placement=http://a:1,b:2"], "rollout.placement"),
     ):
         with pytest.raises(UserError, match=said):
-            small_settings("train.groups_per_step=16", change)
+            small_settings("train.groups_per_step=16", *changes)

@@ -23,7 +23,7 @@ from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
 from components.objective.commitment import adaptive
 from components.policy.model import load_tokenizer
-from components.rollout.engine import Markers, Rollout, Sampling
+from components.rollout.engine import Markers, Peers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Tracker
 from components.training import loop
@@ -118,7 +118,9 @@ def test_a_sampler_that_was_left_behind_ends_the_run(
     )  # fmt: skip
     calls = iter(range(100))
 
-    def copied(_: Settings, policy: PreTrainedModel, _folder: Path, markers: Markers) -> TransformersEngine:
+    def copied(
+        _: Settings, policy: PreTrainedModel, _folder: Path, markers: Markers, _peers: Peers
+    ) -> TransformersEngine:
         return TransformersEngine(deepcopy(policy), markers, batch_rollouts=64)
 
     def forgotten(engine: TransformersEngine, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
