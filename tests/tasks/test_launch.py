@@ -3,45 +3,54 @@
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
 from components.errors import UserError
 from components.policy.base import make_base
 from tasks.inputs import make_data
-from tests.conftest import SMALL, small_settings
-from tests.flows.scratch import OUTSIDE
+from tests.conftest import PROJECT, SMALL, small_settings
+from tests.flows.scratch import OUTSIDE, until
+
+CHANGES = [
+    *SMALL, f"task.path={PROJECT / 'data/skills'}", "train.groups_per_step=5", "train.learning_rate=0.01",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and base."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_data(small_settings(), folder / "data")
+    make_base(small_settings(), folder / "base")
+    return folder
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_validate_what_one_does(project: Path, empty_database: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_validate_what_one_does(
+    project: Path, inputs: Path, empty_database: Path, tmp_path: Path
+) -> None:
     """With whole weights and with sharded ones, which are whole nowhere but in the model that is sampled from."""
-    changes = [
-        *SMALL, f"task.path={project / 'data/skills'}", "train.groups_per_step=5", "train.steps=3",
-        "train.learning_rate=0.01", "rollout.batch_rollouts=8",
-    ]  # fmt: skip
-    settings = small_settings("train.groups_per_step=5", "train.steps=3")
-    make_data(settings, tmp_path / "data")
-    make_base(settings, tmp_path / "base")
-    inputs = ["--data", tmp_path / "data", "--base", tmp_path / "base"]
+    changes = [*CHANGES, "train.steps=3", "rollout.batch_rollouts=8"]
     finals, records = [], []
     for processes, stage in ((1, 0), (2, 0), (2, 3)):
         out = tmp_path / f"on-{processes}-stage-{stage}"
         database = shutil.copy(empty_database, tmp_path / f"{out.name}.db")
         more = (f"compute.processes={processes}", f"train.zero_stage={stage}")
-        command = ["train", "--arm", "garl-q0.75", "--out", out, *inputs]
-        said = thaw(project, command, [*changes, *more], MLFLOW_TRACKING_URI=f"sqlite:///{database}")
+        said = thaw(project, training(inputs, out), [*changes, *more], MLFLOW_TRACKING_URI=f"sqlite:///{database}")
         assert said.count("in MLflow") == 1
         finals.append(load_file(out / "final" / "model.safetensors"))
         records.append(json.loads((out / "train.json").read_text(encoding="utf-8")))
         assert not (out / "state").exists()
-    base = load_file(tmp_path / "base" / "model.safetensors")
+    base = load_file(inputs / "base" / "model.safetensors")
     for final, record in zip(finals[1:], records[1:], strict=True):
         assert final.keys() == base.keys()
         for name, weight in finals[0].items():
@@ -52,51 +61,74 @@ def test_two_processes_train_and_validate_what_one_does(project: Path, empty_dat
 
 
 @pytest.mark.slow
-def test_two_processes_train_from_one_server_what_one_does(project: Path, empty_database: Path, tmp_path: Path) -> None:
-    changes = [
-        *SMALL, f"task.path={project / 'data/skills'}", "train.groups_per_step=5", "train.steps=3",
-        "train.learning_rate=0.01", "rollout.engine=vllm", "rollout.placement=server",
-    ]  # fmt: skip
-    settings = small_settings()
-    make_data(settings, tmp_path / "data")
-    make_base(settings, tmp_path / "base")
-    inputs = ["--data", tmp_path / "data", "--base", tmp_path / "base"]
+def test_two_processes_lose_their_server_go_on_with_another_and_train_what_one_does(
+    project: Path, inputs: Path, empty_database: Path, tmp_path: Path
+) -> None:
+    changes = [*CHANGES, "train.steps=12", "rollout.engine=vllm", "rollout.placement=server"]
     finals = []
     for processes in (1, 2):
         database, out = shutil.copy(empty_database, tmp_path / f"{processes}.db"), tmp_path / f"on-{processes}"
-        command = ["train", "--arm", "garl-q0.75", "--out", out, *inputs]
-        change = f"compute.processes={processes}"
-        thaw(project, command, [*changes, change], MLFLOW_TRACKING_URI=f"sqlite:///{database}")
+        command, more = training(inputs, out), [*changes, f"compute.processes={processes}"]
+        environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
+        if processes == 2:
+            assert re.search(
+                r"the vLLM server at http://127\.0\.0\.1:\d+ (is gone|failed)",
+                without_server(project, command, more, out, **environment),
+            )
+        thaw(project, command, more, **environment)
         finals.append(load_file(out / "final" / "model.safetensors"))
     for name, weight in finals[0].items():
         assert (finals[1][name] - weight).norm() <= 1e-4 * weight.norm(), name
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_what_one_does(project: Path, tmp_path: Path) -> None:
-    changes = [*SMALL, f"task.path={project / 'data/skills'}", "rollout.batch_rollouts=8"]
-    settings = small_settings()
-    make_data(settings, tmp_path / "data")
-    make_base(settings, tmp_path / "base")
+def test_two_processes_evaluate_what_one_does(project: Path, inputs: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
-        command = ["evaluate", tmp_path / "base", "--data", tmp_path / "data", "--out", tmp_path / f"on-{processes}"]
-        said = thaw(project, command, [*changes, f"compute.processes={processes}"])
+        command = ["evaluate", inputs / "base", "--data", inputs / "data", "--out", tmp_path / f"on-{processes}"]
+        said = thaw(project, command, [*CHANGES, "rollout.batch_rollouts=8", f"compute.processes={processes}"])
         assert said.count("every sample is in") == 1
     for name in ("evaluation.json", "metrics.json", "samples.jsonl"):
         assert filecmp.cmp(tmp_path / "on-1" / name, tmp_path / "on-2" / name, shallow=False), name
 
 
+def training(inputs: Path, out: Path) -> list[object]:
+    given = ["--data", inputs / "data", "--base", inputs / "base"]
+    return ["train", "--arm", "garl-q0.75", "--out", out, *given]
+
+
 def thaw(project: Path, command: Sequence[object], changes: Sequence[str], **environment: str) -> str:
     """Run a command of the program by itself; what it said on its standard output."""
+    with start(project, command, changes, **environment) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+def without_server(
+    project: Path, command: Sequence[object], changes: Sequence[str], out: Path, **environment: str
+) -> str:
+    """Run a training command and kill its server's engine behind the first checkpoint; what the command said then."""
+    with start(project, command, changes, **environment) as process:
+        until(lambda: (out / "state" / "step-2").exists())
+        family = psutil.Process(process.pid).children(recursive=True)
+        engines = [one for one in family if one.name().startswith("VLLM")]
+        max(engines, key=lambda one: one.memory_info().rss).kill()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert psutil.wait_procs(family, 30)[1] == []
+    return err
+
+
+def start(
+    project: Path, command: Sequence[object], changes: Sequence[str], **environment: str
+) -> "subprocess.Popen[str]":
     # Training in this process, as other tests do, leaves its rank behind.
     outside = {name: value for name, value in os.environ.items() if not OUTSIDE.match(name)}
     options = [part for change in changes for part in ("--set", change)]
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *map(str, command), *options],
-        cwd=project, env=outside | environment, capture_output=True, text=True, check=False, timeout=300,
+        cwd=project, env=outside | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
