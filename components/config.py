@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import UserError
 from components.objective.commitment import Commitment, Course
@@ -41,6 +41,8 @@ SPECIAL_CASES = {
     "iwae": "garl-plugin-q1",
     "em": "paft-q1",
 }
+
+PLACEMENTS = ("colocated", "sleeping", "server")  # of vLLM, beside the URLs of servers
 
 ARM_PATTERN = re.compile(r"(?P<method>[a-z-]+?)(?:-q(?P<q>[0-9a-z.-]+))?")
 
@@ -173,6 +175,17 @@ class TeachingSettings(Section):
     seed: int
 
 
+def _check_placement(value: object) -> object:
+    urls = value if isinstance(value, list) else [value]
+    known = value in PLACEMENTS or (urls and all(re.fullmatch(r"https?://[^\s,]+", str(url)) for url in urls))
+    if not known or len(set(map(str, urls))) < len(urls):
+        raise ValueError(
+            f"rollout.placement = {value!r}: write {', '.join(PLACEMENTS)}, the URL of a vLLM server"
+            " (http://HOST:PORT), or a list of URLs, each once."
+        )
+    return value
+
+
 class RolloutSettings(Section):
     """How rationales are sampled."""
 
@@ -182,11 +195,17 @@ class RolloutSettings(Section):
     answer_reserve: Positive  # of those, kept free for the answer
     batch_rollouts: Positive  # the most rollouts the Transformers engine samples at once
     timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
-    placement: Annotated[str, Field(pattern=r"^(colocated|sleeping|server|https?://.+)$")]  # of vLLM
+    placement: Annotated[str | list[str], BeforeValidator(_check_placement)]  # of vLLM
     server_options: list[str]  # of `vllm serve`
-    weights_folder: str | None  # where a server at a URL finds new weights
+    weights_folder: str | None  # where servers at URLs find new weights
     table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
     table_rows: Positive
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the servers that somebody else started."""
+        listed = [self.placement] if isinstance(self.placement, str) else self.placement
+        return [name for name in listed if name not in PLACEMENTS]
 
     @model_validator(mode="after")
     def _placement_is_of_vllm(self) -> "RolloutSettings":

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 
 from components.errors import UserError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,31 @@ class PromptError(UserError):
         self.index = index
 
 
+class Peers(Protocol):
+    """The processes of a run, which sample at the same time, each its own prompts; training's Ranks are such."""
+
+    size: int  # how many they are
+
+    @property
+    def first(self) -> bool:
+        """Whether this process acts for all."""
+        ...
+
+    def share(self, item: Item) -> Item:
+        """The first process's item, on every process; every process has to ask."""
+        ...
+
+
+class Alone:
+    """A process without peers."""
+
+    size = 1
+    first = True
+
+    def share(self, item: Item) -> Item:
+        return item
+
+
 class RolloutEngine(Protocol):
     """A sampler that can be given new weights. Use it as a context manager."""
 
@@ -94,7 +121,10 @@ class RolloutEngine(Protocol):
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Take the trainer's weights (the items of its state_dict, tied ones included) without a restart."""
+        """Take the trainer's weights (the items of its state_dict, tied ones included) without a restart.
+
+        Every process of a run calls it at the same time, when none of them samples.
+        """
         ...
 
     def sleep(self) -> None:

@@ -6,15 +6,18 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from components.config import Settings
-from components.errors import UserError
-from components.rollout.engine import Markers, RolloutEngine
+from components.rollout.engine import Alone, Markers, Peers, RolloutEngine
 from components.rollout.transformers_engine import TransformersEngine
 
 
-def open_engine(settings: Settings, policy: PreTrainedModel, folder: Path, markers: Markers) -> RolloutEngine:
+def open_engine(
+    settings: Settings, policy: PreTrainedModel, folder: Path, markers: Markers, peers: Peers | None = None
+) -> RolloutEngine:
     """The engine of rollout.engine for a policy that was loaded from `folder`; use it as a context manager.
 
     The Transformers engine samples from `policy` itself; vLLM loads the folder and takes new weights by load_weights.
+
+    peers: the processes that open one at the same time, where there are several; servers are shared by all of them.
 
     Raises:
         UserError: the engine cannot be started.
@@ -34,27 +37,27 @@ def open_engine(settings: Settings, policy: PreTrainedModel, folder: Path, marke
             timeout_seconds=rollout.timeout_seconds,
             sleeps=rollout.placement == "sleeping",
         )
-    return _open_server(settings, folder, markers)
+    return _open_server(settings, folder, markers, peers or Alone())
 
 
-def _open_server(settings: Settings, folder: Path, markers: Markers) -> RolloutEngine:
+def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peers) -> RolloutEngine:
     from components.rollout.server_process import ServerProcess
     from components.rollout.vllm_server import VllmServerEngine
 
-    rollout = settings.rollout
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            f"rollout.placement = {rollout.placement} serves one training process; with several,"
-            " set rollout.placement = colocated."
-        )
-    if rollout.placement == "server":
-        server = ServerProcess(folder, dtype=settings.model.dtype, options=rollout.server_options)
-    else:
-        server = rollout.placement
+    rollout, process, urls = settings.rollout, None, settings.rollout.urls
+    if not urls:
+        if peers.first:
+            # Where the processes meet is where all of them reach the first one's host.
+            host = os.environ["MASTER_ADDR"] if peers.size > 1 else "127.0.0.1"
+            process = ServerProcess(folder, dtype=settings.model.dtype, options=rollout.server_options, host=host)
+            urls = [process.url]
+        urls = peers.share(urls)
     return VllmServerEngine(
-        server,
+        urls,
         folder,
         markers,
         timeout_seconds=rollout.timeout_seconds,
         weights_folder=None if rollout.weights_folder is None else Path(rollout.weights_folder),
+        process=process,
+        peers=peers,
     )

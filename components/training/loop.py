@@ -35,7 +35,7 @@ from components.training.checkpoint import (
     write_folder,
 )
 from components.training.groups import GroupSampler
-from components.training.ranks import Ranks, device
+from components.training.ranks import Ranks, device, lost_processes_told
 from components.training.trainer import Trainer, UpdateReport, Weighed
 from components.training.turn import Turn
 from components.training.zero import start_ranks
@@ -87,6 +87,7 @@ def train(
     Raises:
         UserError: `out` holds a run of other settings, other data or another base model, or there is no pausing at
             `until`.
+        TemporaryError: the sampler, or another process of the run, is gone; the same call goes on.
     """
     if until is not None and until % settings.train.validate_every:
         raise UserError(
@@ -104,7 +105,8 @@ def train(
     if until is not None and (found := find_state(out / "state")) and load_state(found, identity).step >= until:
         return None
     start_ranks()
-    return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker, until)
+    with lost_processes_told():
+        return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker, until)
 
 
 def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:
@@ -160,7 +162,7 @@ class _ArmRun:
             self._restore_checkpoints(tracker)
         with (
             self._tracked(tracker) if first else nullcontext() as run,
-            open_engine(self.settings, self.policy, self.base, markers) as engine,
+            open_engine(self.settings, self.policy, self.base, markers, self.ranks) as engine,
         ):
             for step in progress(steps, name) if first else steps:
                 started = time.perf_counter()

@@ -1,11 +1,19 @@
 """The processes of a run: which one this is, and what they tell each other."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import distributed
 
+from components.errors import TemporaryError
+
 Item = TypeVar("Item")
+
+# What PyTorch's collectives say, by way of Gloo, NCCL or the store, when a process at the other end is gone.
+CONNECTION_LOST = re.compile(r"gloo|nccl|tcpstore|connection (was )?(closed|reset|refused)|broken pipe", re.IGNORECASE)
 
 
 class Ranks:
@@ -41,6 +49,24 @@ class Ranks:
         """Go on when all processes are here."""
         if self.size > 1:
             distributed.barrier()
+
+
+@contextmanager
+def lost_processes_told() -> Iterator[None]:
+    """Tell in one sentence that another process of the run is gone, wherever this one was waiting for it.
+
+    Raises:
+        TemporaryError: a process was killed, or it has ended with an error of its own.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if Ranks().size == 1 or not CONNECTION_LOST.search(str(error)):
+            raise
+        raise TemporaryError(
+            "another training process of this run is gone: it was killed, or has said why it ended; run it again to"
+            " resume from the last checkpoint."
+        ) from None
 
 
 def device() -> torch.device:

@@ -27,6 +27,7 @@ from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Tracker
 from components.training import loop
 from components.training.loop import TrainingRecord
+from components.training.ranks import Ranks
 from tasks.inputs import make_data
 from tests.components.training.runs import ARM, Experiment, Reference, curve, figures, files, repeatable, switches
 from tests.conftest import small_settings
@@ -117,7 +118,9 @@ def test_a_sampler_that_was_left_behind_ends_the_run(
     )  # fmt: skip
     calls = iter(range(100))
 
-    def copied(_: Settings, policy: PreTrainedModel, _folder: Path, markers: Markers) -> TransformersEngine:
+    def copied(
+        _: Settings, policy: PreTrainedModel, _folder: Path, markers: Markers, _ranks: Ranks
+    ) -> TransformersEngine:
         return TransformersEngine(deepcopy(policy), markers, batch_rollouts=64)
 
     def forgotten(engine: TransformersEngine, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
