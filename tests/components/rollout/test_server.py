@@ -52,7 +52,7 @@ def markers() -> Markers:
 def engine(folder: Path, markers: Markers) -> Iterator[VllmServerEngine]:
     torch.set_num_threads(1)
     server = ServerProcess(folder, dtype="float32")
-    with VllmServerEngine(server, folder, markers, timeout_seconds=60) as engine:
+    with VllmServerEngine([server.url], folder, markers, timeout_seconds=60, process=server) as engine:
         yield engine
     assert not any(map(psutil.pid_exists, server.pids))
 
@@ -83,7 +83,7 @@ def test_rollouts_are_those_of_their_seeds_and_places(engine: VllmServerEngine, 
 
 def test_weights_of_somebody_else_are_an_error(engine: VllmServerEngine, policy: PreTrainedModel, folder: Path) -> None:
     engine.load_weights(policy.state_dict().items())
-    with VllmServerEngine(engine.url, folder, engine.markers, timeout_seconds=60) as other:
+    with VllmServerEngine([engine.servers[0].url], folder, engine.markers, timeout_seconds=60) as other:
         other.load_weights(policy.state_dict().items())
         with pytest.raises(UserError, match=r"still has the weights thaw-weights-.*, not thaw-weights-"):
             engine.generate(PROMPTS, 2, SAMPLING)
@@ -98,7 +98,7 @@ def test_a_missing_weight_is_an_error(engine: VllmServerEngine, policy: PreTrain
 
 def test_a_server_without_its_routes_or_none_at_all_is_an_error(folder: Path, markers: Markers) -> None:
     with pytest.raises(TemporaryError, match=r"vLLM server at http://127\.0\.0\.1:9 is gone"):
-        VllmServerEngine("http://127.0.0.1:9/", folder, markers, timeout_seconds=5)
+        VllmServerEngine(["http://127.0.0.1:9/"], folder, markers, timeout_seconds=5)
 
 
 # The last tests end the server.
@@ -110,10 +110,12 @@ def test_a_stopped_engine_process_is_out_of_time(
     assert engine.process is not None
     engine.load_weights(policy.state_dict().items())
     core = engine_process(engine.process)
-    monkeypatch.setattr(engine, "timeout_seconds", 1.0)
+    monkeypatch.setattr(engine.servers[0], "timeout_seconds", 1.0)
     core.suspend()
     try:
-        with pytest.raises(TemporaryError, match=rf"{engine.url} ran out of time .*rollout\.timeout_seconds = 1"):
+        with pytest.raises(
+            TemporaryError, match=rf"{engine.process.url} ran out of time .*rollout\.timeout_seconds = 1"
+        ):
             engine.generate(PROMPTS, 4, SAMPLING)
     finally:
         core.resume()
@@ -125,9 +127,9 @@ def test_a_killed_engine_process_ends_the_step_at_once(engine: VllmServerEngine,
     core = engine_process(engine.process)
     threading.Timer(0.5, core.kill).start()
     started = time.monotonic()
-    with pytest.raises(TemporaryError, match=f"vLLM server at {engine.url} (is gone|failed)"):
+    with pytest.raises(TemporaryError, match=f"vLLM server at {engine.process.url} (is gone|failed)"):
         engine.generate([(55, 63)] * 16, 32, Sampling(max_new_tokens=4000, answer_reserve=3999, seed=0))
-    assert time.monotonic() - started < engine.timeout_seconds
+    assert time.monotonic() - started < engine.servers[0].timeout_seconds
 
 
 def engine_process(server: ServerProcess) -> psutil.Process:
