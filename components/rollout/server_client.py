@@ -33,8 +33,11 @@ class ServerClient:
 
     def engines(self) -> int:
         """Among how many engines vLLM's data parallelism divides the requests."""
-        info = self._ask("GET", "/server_info", params={"config_format": "json"})
-        return info["vllm_config"]["parallel_config"]["data_parallel_size"]
+        processes, of_one_engine = (
+            self._ask("GET", "/get_world_size", params={"include_dp": include})["world_size"]
+            for include in (True, False)
+        )
+        return processes // of_one_engine
 
     async def finish(self, placed: Sequence[Placed], version: str) -> None:
         """Sample drafts to their ends, all at the same time, from the weights of that version.

@@ -12,8 +12,8 @@ from components.errors import TemporaryError
 
 Item = TypeVar("Item")
 
-# What PyTorch's collectives say, by way of Gloo, NCCL or the store, when a process at the other end is gone.
-CONNECTION_LOST = re.compile(r"gloo|nccl|tcpstore|connection (was )?(closed|reset|refused)|broken pipe", re.IGNORECASE)
+# What PyTorch's collectives say where the process at the other end is gone.
+CONNECTION_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|remote process exit", re.IGNORECASE)
 
 
 class Ranks:

@@ -4,9 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 from components.config import Arm
 from components.errors import TemporaryError
@@ -42,8 +41,9 @@ def train_to(out: Path, loses: Callable[[VllmServerEngine], None] | None = None,
 
 def kill_the_server(engine: VllmServerEngine) -> None:
     if engine.process is not None:  # in the first process
-        for pid in reversed(engine.process.pids):
-            psutil.Process(pid).kill()
+        for pid in engine.process.pids:
+            with suppress(ProcessLookupError):  # the server's own processes may have followed it
+                os.kill(pid, signal.SIGKILL)
 
 
 def kill_the_first_process(engine: VllmServerEngine) -> None:
