@@ -1,6 +1,7 @@
 """The processes of a run: which one this is, and what they tell each other."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,6 +15,9 @@ Item = TypeVar("Item")
 
 # What PyTorch's collectives say where the process at the other end is gone.
 CONNECTION_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|remote process exit", re.IGNORECASE)
+LAUNCHER_SECONDS = (
+    3.0  # within which a launcher sees that one of its processes is gone; DeepSpeed's looks once a second
+)
 
 
 class Ranks:
@@ -55,6 +59,8 @@ class Ranks:
 def lost_processes_told() -> Iterator[None]:
     """Tell in one sentence that another process of the run is gone, wherever this one was waiting for it.
 
+    Where a launcher watches over the processes it ends this one before that, and the run has the lost one's status.
+
     Raises:
         TemporaryError: a process was killed, or it has ended with an error of its own.
     """
@@ -63,6 +69,7 @@ def lost_processes_told() -> Iterator[None]:
     except RuntimeError as error:
         if Ranks().size == 1 or not CONNECTION_LOST.search(str(error)):
             raise
+        time.sleep(LAUNCHER_SECONDS)
         raise TemporaryError(
             "another training process of this run is gone: it was killed, or has said why it ended; run it again to"
             " resume from the last checkpoint."
