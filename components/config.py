@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import UserError
 from components.objective.commitment import Commitment, Course
@@ -41,6 +41,8 @@ SPECIAL_CASES = {
     "iwae": "garl-plugin-q1",
     "em": "paft-q1",
 }
+
+PLACEMENTS = ("colocated", "sleeping", "server")  # of vLLM, beside the URLs of servers
 
 ARM_PATTERN = re.compile(r"(?P<method>[a-z-]+?)(?:-q(?P<q>[0-9a-z.-]+))?")
 
@@ -173,8 +175,15 @@ class TeachingSettings(Section):
     seed: int
 
 
-# colocated, sleeping, server, or the addresses of servers with commas between.
-PLACEMENTS = r"^(colocated|sleeping|server|https?://[^,\s]+(,https?://[^,\s]+)*)$"
+def _check_placement(value: object) -> object:
+    urls = value if isinstance(value, list) else [value]
+    known = value in PLACEMENTS or (urls and all(re.fullmatch(r"https?://[^\s,]+", str(url)) for url in urls))
+    if not known or len(set(map(str, urls))) < len(urls):
+        raise ValueError(
+            f"rollout.placement = {value!r}: write {', '.join(PLACEMENTS)}, the URL of a vLLM server"
+            " (http://HOST:PORT), or a list of URLs, each once."
+        )
+    return value
 
 
 class RolloutSettings(Section):
@@ -186,11 +195,17 @@ class RolloutSettings(Section):
     answer_reserve: Positive  # of those, kept free for the answer
     batch_rollouts: Positive  # the most rollouts the Transformers engine samples at once
     timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
-    placement: Annotated[str, Field(pattern=PLACEMENTS)]  # of vLLM
+    placement: Annotated[str | list[str], BeforeValidator(_check_placement)]  # of vLLM
     server_options: list[str]  # of `vllm serve`
-    weights_folder: str | None  # where a server at a URL finds new weights
+    weights_folder: str | None  # where servers at URLs find new weights
     table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
     table_rows: Positive
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the servers that somebody else started."""
+        listed = [self.placement] if isinstance(self.placement, str) else self.placement
+        return [name for name in listed if name not in PLACEMENTS]
 
     @model_validator(mode="after")
     def _placement_is_of_vllm(self) -> "RolloutSettings":
@@ -330,11 +345,6 @@ class Settings(Section):
             raise ValueError(
                 f"compute.processes = {self.compute.processes} share train.groups_per_step ="
                 f" {self.train.groups_per_step} groups, and a group is not split; lower the one or raise the other."
-            )
-        if self.rollout.placement == "server" and self.compute.hostfile is not None:
-            raise ValueError(
-                "rollout.placement = server is seen on the first host alone; with compute.hostfile start `vllm serve`"
-                " yourself and write its address, http://HOST:PORT."
             )
         if len(set(self.arm_names)) < len(self.arms):
             raise ValueError(f"arms lists the same arm twice: {', '.join(self.arms)}.")

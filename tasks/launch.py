@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from components.config import ComputeSettings
+from components.errors import TemporaryError
 
 
 def needs_launch(compute: ComputeSettings) -> bool:
@@ -18,13 +19,21 @@ def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
     """Run `thaw ARGUMENTS` on compute.processes processes of this host, or of each one in compute.hostfile.
 
     Returns the exit status: that of the first process that failed, or 0.
+
+    Raises:
+        TemporaryError: a process was killed.
     """
     place = [f"--num_gpus={compute.processes}", f"--master_port={_free_port()}"]
     if compute.hostfile is not None:
         place = [f"--hostfile={compute.hostfile}"]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *place, "--no_local_rank", "--module", "flows.cli"]
-    threads = str(compute.threads)
-    return subprocess.run([*command, *arguments], env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
+    environment = os.environ | {"OMP_NUM_THREADS": str(compute.threads)}
+    status = subprocess.run([*command, *arguments], env=environment, check=False).returncode
+    if status > 192:  # 256 - N, as the launcher passes on that signal N has ended a process
+        raise TemporaryError(
+            f"a training process was killed by signal {256 - status}; run it again to resume from the last checkpoint."
+        )
+    return status
 
 
 def _free_port() -> int:

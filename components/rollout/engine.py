@@ -75,32 +75,37 @@ class Sampling:
         return self.max_new_tokens - self.answer_reserve
 
 
-class Peers(Protocol):
-    """The processes that sample together, each for its own groups; the first one gives the engine its weights."""
-
-    @property
-    def first(self) -> bool: ...
-
-    def share(self, item: Item) -> Item:
-        """The first process's item, on every process."""
-        ...
-
-
-class Alone:
-    """No others."""
-
-    first = True
-
-    def share(self, item: Item) -> Item:
-        return item
-
-
 class PromptError(UserError):
     """A prompt that cannot be sampled; index is its place among those of the call."""
 
     def __init__(self, index: int, problem: str) -> None:
         super().__init__(f"prompt {index} {problem}")
         self.index = index
+
+
+class Peers(Protocol):
+    """The processes of a run, which sample at the same time, each its own prompts; training's Ranks are such."""
+
+    size: int  # how many they are
+
+    @property
+    def first(self) -> bool:
+        """Whether this process acts for all."""
+        ...
+
+    def share(self, item: Item) -> Item:
+        """The first process's item, on every process; every process has to ask."""
+        ...
+
+
+class Alone:
+    """A process without peers."""
+
+    size = 1
+    first = True
+
+    def share(self, item: Item) -> Item:
+        return item
 
 
 class RolloutEngine(Protocol):
@@ -118,7 +123,7 @@ class RolloutEngine(Protocol):
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take the trainer's weights (the items of its state_dict, tied ones included) without a restart.
 
-        Every process that samples has to: they gather the weights together.
+        Every process of a run calls it at the same time, when none of them samples.
         """
         ...
 

@@ -1,5 +1,6 @@
 """Choosing the engine that the settings name."""
 
+import os
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ def open_engine(
 
     The Transformers engine samples from `policy` itself; vLLM loads the folder and takes new weights by load_weights.
 
-    peers: the processes that sample together and share a server, all of which call this; None: this one alone.
+    peers: the processes that open one at the same time, where there are several; servers are shared by all of them.
 
     Raises:
         UserError: the engine cannot be started.
@@ -43,12 +44,14 @@ def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peer
     from components.rollout.server_process import ServerProcess
     from components.rollout.vllm_server import VllmServerEngine
 
-    rollout, process = settings.rollout, None
-    urls = rollout.placement.split(",")
-    if rollout.placement == "server":
+    rollout, process, urls = settings.rollout, None, settings.rollout.urls
+    if not urls:
         if peers.first:
-            process = ServerProcess(folder, dtype=settings.model.dtype, options=rollout.server_options)
-        urls = peers.share([process.url] if process else [])
+            # Where the processes meet is where all of them reach the first one's host.
+            host = os.environ["MASTER_ADDR"] if peers.size > 1 else "127.0.0.1"
+            process = ServerProcess(folder, dtype=settings.model.dtype, options=rollout.server_options, host=host)
+            urls = [process.url]
+        urls = peers.share(urls)
     return VllmServerEngine(
         urls,
         folder,

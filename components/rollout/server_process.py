@@ -1,6 +1,7 @@
 """`vllm serve` as a child process that never outlives us."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,27 +21,29 @@ STOP_SECONDS = 10
 
 
 class ServerProcess:
-    """A server for one engine; it is ready when the constructor returns."""
+    """A server for one run; it is ready when the constructor returns."""
 
-    def __init__(self, folder: Path, *, dtype: str, options: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, dtype: str, options: Sequence[str] = (), host: str = "127.0.0.1") -> None:
         """folder: the Hugging Face folder of the policy. options: more of `vllm serve`, as --data-parallel-size=2.
+
+        host: the address of this machine under which it listens.
 
         Raises:
             UserError: the server does not start; its last words are told.
         """
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((host, 0))
             port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{host}:{port}"
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         arguments = [
-            str(folder), "--host=127.0.0.1", f"--port={port}", f"--dtype={dtype}", "--tokens-only",
+            str(folder), f"--host={host}", f"--port={port}", f"--dtype={dtype}", "--tokens-only",
             "--logprobs-mode=raw_logprobs", "--generation-config=vllm", "--max-model-len=-1", *_device_options(),
             *options,
         ]  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "components.rollout.serve", *arguments],
-            env={**_device_environment(), **os.environ, "VLLM_SERVER_DEV_MODE": "1"},
+            env={**_device_environment(), **_own_environment(), "VLLM_SERVER_DEV_MODE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -94,6 +97,12 @@ class ServerProcess:
         self._log.seek(0)
         errors = [line.strip() for line in self._log.read().splitlines() if "Error" in line]
         return errors[-1][:300] if errors else "it said nothing; is vLLM installed?"
+
+
+def _own_environment() -> dict[str, str]:
+    """Our environment, but for who we are among the processes that train: vLLM has processes of its own."""
+    ours = re.compile("RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*")
+    return {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
 
 
 def _device_options() -> list[str]:

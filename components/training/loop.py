@@ -36,7 +36,7 @@ from components.training.checkpoint import (
     write_folder,
 )
 from components.training.groups import GroupSampler, gold_group
-from components.training.ranks import Ranks
+from components.training.ranks import Ranks, lost_processes_told
 from components.training.trainer import Trainer, UpdateReport, Weighed
 from components.training.turn import Turn
 from components.training.zero import start_ranks
@@ -88,6 +88,7 @@ def train(
     Raises:
         UserError: `out` holds a run of other settings, other data or another base model, or there is no pausing at
             `until`.
+        TemporaryError: the sampler, or another process of the run, is gone; the same call goes on.
     """
     if until is not None and until % settings.train.validate_every:
         raise UserError(
@@ -105,7 +106,8 @@ def train(
     if until is not None and (found := find_state(out / "state")) and load_state(found, identity).step >= until:
         return None
     start_ranks()
-    return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker, until)
+    with lost_processes_told():
+        return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker, until)
 
 
 def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:

@@ -1,10 +1,22 @@
 """The processes of a run: which one this is, and what they tell each other."""
 
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import distributed
 
+from components.errors import TemporaryError
+
 Item = TypeVar("Item")
+
+# What PyTorch's collectives say where the process at the other end is gone.
+CONNECTION_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|remote process exit", re.IGNORECASE)
+LAUNCHER_SECONDS = (
+    3.0  # within which a launcher sees that a process of its own is gone; DeepSpeed's looks once a second
+)
 
 
 class Ranks:
@@ -45,3 +57,24 @@ class Ranks:
         """Go on when all processes are here."""
         if self.size > 1:
             distributed.barrier()
+
+
+@contextmanager
+def lost_processes_told() -> Iterator[None]:
+    """Tell in one sentence that another process of the run is gone, wherever this one was waiting for it.
+
+    Where a launcher watches over the processes it ends this one before that, and the run has the lost one's status.
+
+    Raises:
+        TemporaryError: a process was killed, or it has ended with an error of its own.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if Ranks().size == 1 or not CONNECTION_LOST.search(str(error)):
+            raise
+        time.sleep(LAUNCHER_SECONDS)
+        raise TemporaryError(
+            "another training process of this run is gone: it was killed, or has said why it ended; run it again to"
+            " resume from the last checkpoint."
+        ) from None

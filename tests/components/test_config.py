@@ -112,6 +112,12 @@ def test_an_arm_has_a_commitment_or_learns_from_rewards_of_sampled_answers(metho
         ("arms=[iwae,garl-plugin-q1]", "lists the same arm twice"),
         ("rollout.group_size=1", "compares each rollout with the others of its group"),
         ("rollout.answer_reserve=20", "leaves no room for a rationale"),
+        ("rollout.placement=servers", "rollout.placement = 'servers': write colocated, sleeping, server, the URL of "),
+        ("rollout.placement=[server,http://a:8000]", "a vLLM server (http://HOST:PORT), or a list of URLs, each once."),
+        ("rollout.placement=[http://a:8000,http://a:8000]", "or a list of URLs, each once."),
+        ("rollout.placement=[]", "rollout.placement = []: write "),
+        ("rollout.placement=8000", "rollout.placement = 8000: write "),
+        ("rollout.placement=[http://a:8000]", "needs rollout.engine = vllm; transformers is always colocated."),
         ("train.steps=0", "train.steps = 0"),
         ("train.stepz=3", "there is no setting 'train.stepz'"),
         ("nonsense", "write name=value"),
@@ -124,6 +130,19 @@ def test_a_bad_setting_is_one_sentence_that_names_it(override: str, sentence: st
         load_settings(PARAMS, [override])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("placement", "urls"),
+    [
+        ("server", []),
+        ("https://a.example/vllm", ["https://a.example/vllm"]),
+        ("[http://a:8000, http://b:8000]", ["http://a:8000", "http://b:8000"]),
+    ],
+)
+def test_servers_are_ours_or_have_urls(placement: str, urls: list[str]):
+    rollout = load_settings(PARAMS, ["rollout.engine=vllm", f"rollout.placement={placement}"]).rollout
+    assert rollout.urls == urls
 
 
 def test_colder_is_for_the_embedded_task_alone():

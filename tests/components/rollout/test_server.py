@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -84,60 +83,10 @@ def test_rollouts_are_those_of_their_seeds_and_places(engine: VllmServerEngine, 
 
 def test_weights_of_somebody_else_are_an_error(engine: VllmServerEngine, policy: PreTrainedModel, folder: Path) -> None:
     engine.load_weights(policy.state_dict().items())
-    with VllmServerEngine([url(engine)], folder, engine.markers, timeout_seconds=60) as other:
+    with VllmServerEngine([engine.servers[0].url], folder, engine.markers, timeout_seconds=60) as other:
         other.load_weights(policy.state_dict().items())
         with pytest.raises(UserError, match=r"still has the weights thaw-weights-.*, not thaw-weights-"):
             engine.generate(PROMPTS, 2, SAMPLING)
-
-
-class Follower:
-    """Of the processes that share a server, one behind the first; here both are this process."""
-
-    first = False
-
-    def __init__(self, leader: VllmServerEngine) -> None:
-        self.leader = leader
-
-    def share(self, _item: str) -> str:
-        return self.leader._version
-
-
-def test_other_processes_sample_with_the_weights_of_the_first(
-    engine: VllmServerEngine, policy: PreTrainedModel, folder: Path
-) -> None:
-    trained = deepcopy(policy)
-    add_noise(trained.parameters(), 0.03, torch.Generator().manual_seed(3))
-    urls, markers = [url(engine)], engine.markers
-    with VllmServerEngine(urls, folder, markers, timeout_seconds=60, peers=Follower(engine)) as other:
-        gathered = []
-        engine.load_weights(trained.state_dict().items())
-        other.load_weights((gathered.append(name), (name, weight))[1] for name, weight in policy.state_dict().items())
-        assert len(gathered) == len(policy.state_dict())  # all processes take part in gathering what one sends
-        both = [one.generate(PROMPTS[:2], 4, SAMPLING) for one in (engine, other)]
-        assert [[item.rationale_ids for item in group] for group in both[0]] == [
-            [item.rationale_ids for item in group] for group in both[1]
-        ]
-        assert worst_error(trained, [rollout for group in both[1] for rollout in group]) < TOLERANCE
-
-
-def test_the_rollouts_of_a_prompt_come_from_one_of_several_servers(
-    engine: VllmServerEngine, policy: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server under two names, as if they were two."""
-    names = [url(engine), url(engine).replace("127.0.0.1", "localhost")]
-    asked: dict[int, set[str]] = {}
-    with VllmServerEngine(names, folder, engine.markers, timeout_seconds=60) as both:
-        finish = both._finish
-
-        def noted(server: Any, client: Any, draft: Any, place: tuple[int, int]) -> Any:
-            asked.setdefault(place[0], set()).add(server.url)
-            return finish(server, client, draft, place)
-
-        monkeypatch.setattr(both, "_finish", noted)
-        both.load_weights(policy.state_dict().items())
-        groups = both.generate(PROMPTS, 4, replace(SAMPLING, places=(3, 4, 5)))
-        assert asked == {3: {names[1]}, 4: {names[0]}, 5: {names[1]}}
-        assert worst_error(policy, [rollout for group in groups for rollout in group]) < TOLERANCE
 
 
 def test_a_missing_weight_is_an_error(engine: VllmServerEngine, policy: PreTrainedModel) -> None:
@@ -161,10 +110,12 @@ def test_a_stopped_engine_process_is_out_of_time(
     assert engine.process is not None
     engine.load_weights(policy.state_dict().items())
     core = engine_process(engine.process)
-    monkeypatch.setattr(engine, "timeout_seconds", 1.0)
+    monkeypatch.setattr(engine.servers[0], "timeout_seconds", 1.0)
     core.suspend()
     try:
-        with pytest.raises(TemporaryError, match=rf"{url(engine)} ran out of time .*rollout\.timeout_seconds = 1"):
+        with pytest.raises(
+            TemporaryError, match=rf"{engine.process.url} ran out of time .*rollout\.timeout_seconds = 1"
+        ):
             engine.generate(PROMPTS, 4, SAMPLING)
     finally:
         core.resume()
@@ -176,13 +127,9 @@ def test_a_killed_engine_process_ends_the_step_at_once(engine: VllmServerEngine,
     core = engine_process(engine.process)
     threading.Timer(0.5, core.kill).start()
     started = time.monotonic()
-    with pytest.raises(TemporaryError, match=f"vLLM server at {url(engine)} (is gone|failed)"):
+    with pytest.raises(TemporaryError, match=f"vLLM server at {engine.process.url} (is gone|failed)"):
         engine.generate([(55, 63)] * 16, 32, Sampling(max_new_tokens=4000, answer_reserve=3999, seed=0))
-    assert time.monotonic() - started < engine.timeout_seconds
-
-
-def url(engine: VllmServerEngine) -> str:
-    return engine.servers[0].url
+    assert time.monotonic() - started < engine.servers[0].timeout_seconds
 
 
 def engine_process(server: ServerProcess) -> psutil.Process:
