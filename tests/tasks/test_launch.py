@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from components.errors import UserError
+from components.errors import TemporaryError, UserError
 from components.policy.base import make_base
 from tasks.inputs import make_data
+from tasks.launch import launch
 from tests.conftest import SMALL, small_settings
 from tests.flows.scratch import OUTSIDE
 
@@ -46,6 +47,16 @@ def test_two_processes_train_what_one_does(project: Path, empty_database: Path, 
     one, two = finals
     for name, weight in one.items():
         assert (two[name] - weight).norm() <= 1e-5 * weight.norm(), name
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_told(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process is killed as soon as Python starts in it."""
+    code = "import os, signal\nif os.environ.get('RANK') == '1':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{project}")
+    with pytest.raises(TemporaryError, match=r"a training process was killed by signal 9; run it again to resume"):
+        launch(small_settings("compute.processes=2").compute, ["--help"])
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
