@@ -3,22 +3,21 @@
 import filecmp
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
-from components.errors import UserError
+from components.errors import TemporaryError, UserError
 from components.policy.base import make_base
 from tasks.inputs import make_data
+from tasks.launch import launch
 from tests.conftest import PROJECT, SMALL, small_settings
-from tests.flows.scratch import OUTSIDE, until
+from tests.flows.scratch import OUTSIDE
 
 CHANGES = [
     *SMALL, f"task.path={PROJECT / 'data/skills'}", "train.groups_per_step=5", "train.learning_rate=0.01",
@@ -61,27 +60,6 @@ def test_two_processes_train_and_validate_what_one_does(
 
 
 @pytest.mark.slow
-def test_two_processes_lose_their_server_go_on_with_another_and_train_what_one_does(
-    project: Path, inputs: Path, empty_database: Path, tmp_path: Path
-) -> None:
-    changes = [*CHANGES, "train.steps=12", "rollout.engine=vllm", "rollout.placement=server"]
-    finals = []
-    for processes in (1, 2):
-        database, out = shutil.copy(empty_database, tmp_path / f"{processes}.db"), tmp_path / f"on-{processes}"
-        command, more = training(inputs, out), [*changes, f"compute.processes={processes}"]
-        environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
-        if processes == 2:
-            assert re.search(
-                r"the vLLM server at http://127\.0\.0\.1:\d+ (is gone|failed)",
-                without_server(project, command, more, out, **environment),
-            )
-        thaw(project, command, more, **environment)
-        finals.append(load_file(out / "final" / "model.safetensors"))
-    for name, weight in finals[0].items():
-        assert (finals[1][name] - weight).norm() <= 1e-4 * weight.norm(), name
-
-
-@pytest.mark.slow
 def test_two_processes_evaluate_what_one_does(project: Path, inputs: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
         command = ["evaluate", inputs / "base", "--data", inputs / "data", "--out", tmp_path / f"on-{processes}"]
@@ -98,46 +76,28 @@ def training(inputs: Path, out: Path) -> list[object]:
 
 def thaw(project: Path, command: Sequence[object], changes: Sequence[str], **environment: str) -> str:
     """Run a command of the program by itself; what it said on its standard output."""
-    with start(project, command, changes, **environment) as process:
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err[-3000:]
-    return out
-
-
-def without_server(
-    project: Path, command: Sequence[object], changes: Sequence[str], out: Path, **environment: str
-) -> str:
-    """Run a training command and kill its server's engine behind the first checkpoint; what the command said then."""
-    with start(project, command, changes, **environment) as process:
-        until(lambda: (out / "state" / "step-2").exists())
-        family = psutil.Process(process.pid).children(recursive=True)
-        engines = [one for one in family if one.name().startswith("VLLM")]
-        max(engines, key=lambda one: one.memory_info().rss).kill()
-        _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert psutil.wait_procs(family, 30)[1] == []
-    return err
-
-
-def start(
-    project: Path, command: Sequence[object], changes: Sequence[str], **environment: str
-) -> "subprocess.Popen[str]":
     # Training in this process, as other tests do, leaves its rank behind.
     outside = {name: value for name, value in os.environ.items() if not OUTSIDE.match(name)}
     options = [part for change in changes for part in ("--set", change)]
-    return subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-m", "flows.cli", *map(str, command), *options],
-        cwd=project, env=outside | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=project, env=outside | environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_told(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process is killed as soon as Python starts in it."""
+    code = "import os, signal\nif os.environ.get('RANK') == '1':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{project}")
+    with pytest.raises(TemporaryError, match=r"a training process was killed by signal 9; run it again to resume"):
+        launch(small_settings("compute.processes=2").compute, ["--help"])
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    server = ("rollout.engine=vllm", "rollout.placement=server")
-    for changes, said in (
-        (["compute.processes=17"], "a group is not split"),
-        (["train.offload=true"], "needs ZeRO"),
-        ([*server, "compute.hostfile=hosts"], "start `vllm serve` yourself"),
-        ([*server, "rollout.placement=http://a:1,b:2"], "rollout.placement"),
-    ):
+    for change, said in (("compute.processes=17", "a group is not split"), ("train.offload=true", "needs ZeRO")):
         with pytest.raises(UserError, match=said):
-            small_settings("train.groups_per_step=16", *changes)
+            small_settings("train.groups_per_step=16", change)
