@@ -165,10 +165,12 @@ def train(
     from components.progress import speaks
     from components.tracking.runs import connect
     from components.training.loop import train as run_training
+    from components.training.zero import end_ranks
     from tasks.workspace import project_root
 
     tracker = connect(project_root())
     record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
+    end_ranks()
     if not speaks():
         return
     if record is None:

@@ -39,7 +39,7 @@ def evaluate_model(
     from components.policy.model import Codec, device, load_model, load_tokenizer
     from components.rollout.open import open_engine
     from components.training.ranks import Ranks
-    from components.training.zero import start_ranks
+    from components.training.zero import end_ranks, start_ranks
 
     torch.set_num_threads(settings.compute.threads)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -62,6 +62,7 @@ def evaluate_model(
             description="evaluate", rank=ranks.rank, ranks=ranks.size,
         )  # fmt: skip
     result = summarize(ranks.merge({place: scored for place, scored, _ in mine}), settings.evaluation)
+    end_ranks()
     figures = result.figures()
     if not ranks.first:
         return figures

@@ -32,6 +32,12 @@ def start_ranks() -> None:
         torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
+def end_ranks() -> None:
+    """Leave the processes of a launcher: threads that still listen to them would abort this one at its end."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.destroy_process_group()
+
+
 def open_deepspeed(scorer: Scorer, settings: TrainSettings) -> Any:
     """A DeepSpeedEngine that trains what of the scorer requires a gradient."""
     import deepspeed

@@ -1,9 +1,5 @@
 """A real `vllm serve`: what it samples, that it has the newest weights, and what is left when a process dies."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -135,21 +131,3 @@ def test_a_killed_engine_process_ends_the_step_at_once(engine: VllmServerEngine,
 def engine_process(server: ServerProcess) -> psutil.Process:
     """The process that computes: the one of the server's own with most memory."""
     return max(map(psutil.Process, server.pids[1:]), key=lambda process: process.memory_info().rss)
-
-
-def test_a_server_dies_with_its_parent(folder: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from components.rollout.server_process import ServerProcess\n"
-        f"print(*ServerProcess(Path({str(folder)!r}), dtype='float32').pids, flush=True); time.sleep(600)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) >= 2
-    assert all(map(psutil.pid_exists, pids))
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 60
-    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(psutil.pid_exists, pids))

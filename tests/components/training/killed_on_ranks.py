@@ -14,6 +14,7 @@ from components.rollout.vllm_server import VllmServerEngine
 from components.tracking.runs import connect
 from components.training.loop import train
 from components.training.ranks import Ranks
+from components.training.zero import end_ranks
 from tests.conftest import small_settings
 
 
@@ -60,6 +61,7 @@ def main(root: Path, doing: str) -> None:
         print("without the other:", train_to(root / "killed", kill_the_first_process, at_step=2), flush=True)
     else:
         print("resumed:", train_to(root / "killed"), flush=True)
+        end_ranks()
 
 
 if __name__ == "__main__":
