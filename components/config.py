@@ -198,6 +198,7 @@ class RolloutSettings(Section):
     placement: Annotated[str | list[str], BeforeValidator(_check_placement)]  # of vLLM
     server_options: list[str]  # of `vllm serve`
     weights_folder: str | None  # where servers at URLs find new weights
+    staleness: Annotated[int, Field(ge=0, le=1)]  # updates by which a step's rollouts may be older than its weights
     table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
     table_rows: Positive
 
@@ -212,6 +213,15 @@ class RolloutSettings(Section):
         if self.engine != "vllm" and self.placement != "colocated":
             raise ValueError(
                 f"rollout.placement = {self.placement} needs rollout.engine = vllm; {self.engine} is always colocated."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_beside(self) -> "RolloutSettings":
+        if self.staleness and self.placement in ("colocated", "sleeping"):
+            raise ValueError(
+                f"rollout.staleness = {self.staleness} samples while the trainer updates, which takes processes of"
+                " their own: set rollout.engine to vllm and rollout.placement to server or a URL."
             )
         return self
 
@@ -341,6 +351,11 @@ class Settings(Section):
     def _consistent(self) -> "Settings":
         for name in self.arms:
             check_group_size(Arm.parse(name), self.rollout.group_size, self.train.baseline)
+        if self.rollout.staleness and self.train.importance_weights == "none":
+            raise ValueError(
+                f"rollout.staleness = {self.rollout.staleness} trains on rollouts of older weights: set"
+                " train.importance_weights to truncated or masked, which correct for it."
+            )
         if self.compute.processes > self.train.groups_per_step:
             raise ValueError(
                 f"compute.processes = {self.compute.processes} share train.groups_per_step ="

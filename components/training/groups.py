@@ -42,10 +42,7 @@ class GroupSampler:
         Raises:
             UserError: an example's prompt cannot be sampled, or the engine fails.
         """
-        rollout = self.settings.rollout
-        places = range(self.rank, self.settings.train.groups_per_step, self.ranks)
-        drawn = self._draw(step)
-        examples = [drawn[place] for place in places]
+        rollout, places, examples = self.settings.rollout, self._places, self._examples(step)
         sampling = Sampling(
             max_new_tokens=rollout.max_new_tokens,
             answer_reserve=rollout.answer_reserve,
@@ -56,6 +53,20 @@ class GroupSampler:
         sampled = sample(engine, self.codec, examples, rollout.group_size, sampling)
         engine.sleep()
         return [self._group(*group) for group in zip(examples, sampled, places, strict=True)]
+
+    def regroup(self, rollouts: Sequence[list[Rollout]], step: int) -> list[Group]:
+        """This process's groups of a step from all processes' rollouts, by place, which were sampled before."""
+        mine = [rollouts[place] for place in self._places]
+        return [self._group(*group) for group in zip(self._examples(step), mine, self._places, strict=True)]
+
+    @property
+    def _places(self) -> range:
+        """Of this process's groups among all those of a step."""
+        return range(self.rank, self.settings.train.groups_per_step, self.ranks)
+
+    def _examples(self, step: int) -> list[Example]:
+        drawn = self._draw(step)
+        return [drawn[place] for place in self._places]
 
     def _draw(self, step: int) -> list[Example]:
         """The examples of a step: every epoch is a new permutation of the training split."""

@@ -37,6 +37,7 @@ from components.training.checkpoint import (
 )
 from components.training.groups import GroupSampler, gold_group
 from components.training.ranks import Ranks, lost_processes_told
+from components.training.stream import GroupStream
 from components.training.trainer import Trainer, UpdateReport, Weighed
 from components.training.turn import Turn
 from components.training.zero import start_ranks
@@ -164,13 +165,14 @@ class _ArmRun:
         with (
             self._tracked(tracker) if first else nullcontext() as run,
             open_engine(self.settings, self.sampled, self.base, markers, self.ranks) as engine,
+            self._stream(engine) as stream,
         ):
             for step in progress(steps, name):
                 started = time.perf_counter()
-                metrics, speed = self._step(engine, run, step)
+                metrics, speed = self._step(stream, run, step)
                 validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
                 if validates:
-                    metrics |= self._validate(engine, run, step + 1)
+                    metrics |= self._validate(stream, run, step + 1)
                 self.state.curves.append({"step": step + 1, **metrics})
                 self.state.wall_seconds += time.perf_counter() - started
                 if run:
@@ -178,6 +180,7 @@ class _ArmRun:
                 if validates:
                     if run:
                         run.flush()
+                    self.state.ahead = self.ranks.merge(stream.save())
                     self.state = self.ranks.share(self.state)
                     save_state(self.out / "state", self.state, self.trainer.save)
                     if self.state.ended:
@@ -195,6 +198,12 @@ class _ArmRun:
         if self.state.ended:
             return self.state.step
         return self.stop.step if self.stop else self.settings.train.steps
+
+    def _stream(self, engine: RolloutEngine) -> GroupStream:
+        stale = self.settings.rollout.staleness > 0
+        stream = GroupStream(self.sampler, engine, lambda: self._renew(engine), stale=stale, steps=self.steps)
+        stream.load(self.state.ahead, self.state.step)
+        return stream
 
     def _renew(self, engine: RolloutEngine) -> None:
         """Give the engine the trainer's weights, one after the other; every process has to."""
@@ -243,11 +252,10 @@ class _ArmRun:
             "data_md5": self.state.identity["data"],
         }
 
-    def _step(self, engine: RolloutEngine, run: Run | None, step: int) -> tuple[dict[str, float], dict[str, float]]:
+    def _step(self, stream: GroupStream, run: Run | None, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One step of training; what it measured, and how fast it was."""
         started = time.perf_counter()
-        self._renew(engine)
-        groups = self.sampler.groups(engine, step)
+        groups, seconds = stream.step(step)
         sampled = time.perf_counter()
         turn = self._turn(run, step)
         report = self.trainer.update(groups, step, turn)
@@ -261,7 +269,8 @@ class _ArmRun:
         everyone = [members for part in self.ranks.gather(rollouts) for members in part]
         tokens = sum(len(member.logprobs) for members in everyone for member in members)
         return metrics | _rollout_metrics(everyone), {
-            "speed/rollout_seconds": sampled - started,
+            "speed/step_seconds": finished - started,
+            "speed/rollout_seconds": seconds,
             "speed/update_seconds": finished - sampled,
             "speed/tokens_per_second": tokens / (finished - started),
         }
@@ -275,9 +284,12 @@ class _ArmRun:
         return turn
 
     def _check_mismatch(self, mean: float, step: int) -> None:
-        """End a run whose sampler is not the trainer's model, before a checkpoint of it is written."""
+        """End a run whose sampler is not the trainer's model, before a checkpoint of it is written.
+
+        Stale rollouts differ by an update as well: only the first step's, which are not, are held to the bound.
+        """
         bound = self.settings.train.max_mismatch
-        if mean > bound:
+        if mean > bound and (step == 0 or not self.settings.rollout.staleness):
             raise UserError(
                 f"step {step + 1}: log-probabilities of the {self.settings.rollout.engine} engine and of the trainer"
                 f" differ by {mean:.2g} nats on average, above train.max_mismatch = {bound:g}: the engine still has the"
@@ -312,10 +324,10 @@ class _ArmRun:
             "forced": rollout.forced_end > 0,
         }
 
-    def _validate(self, engine: RolloutEngine, run: Run | None, step: int) -> dict[str, float]:
+    def _validate(self, stream: GroupStream, run: Run | None, step: int) -> dict[str, float]:
         """Score the validation split together; the first process keeps the checkpoint, which may get to be final."""
-        self._renew(engine)
-        scored = self._score_validation(engine)
+        stream.renew_after_sampling()
+        scored = self._score_validation(stream.engine)
         folder = self.out / "checkpoints" / f"step-{step}"
         self._save(folder)
         if run is None:

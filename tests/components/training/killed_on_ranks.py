@@ -1,4 +1,4 @@
-"""A small run on two processes that share a server; it loses the server, or a process, in the middle of a step."""
+"""A small run on two processes that share a server and sample a step ahead; it loses the server, or a process."""
 
 import os
 import signal
@@ -13,9 +13,12 @@ from components.rollout.engine import Rollout, Sampling
 from components.rollout.vllm_server import VllmServerEngine
 from components.tracking.runs import connect
 from components.training.loop import train
-from components.training.ranks import Ranks
 from components.training.zero import end_ranks
 from tests.conftest import small_settings
+
+STALE = [
+    "rollout.engine=vllm", "rollout.placement=server", "rollout.staleness=1", "train.importance_weights=truncated",
+]  # fmt: skip
 
 
 def train_to(out: Path, loses: Callable[[VllmServerEngine], None] | None = None, *, at_step: int = 0) -> str | None:
@@ -25,10 +28,9 @@ def train_to(out: Path, loses: Callable[[VllmServerEngine], None] | None = None,
     def lost(engine: VllmServerEngine, prompts: Sequence[Sequence[int]], n: int, how: Sampling) -> list[list[Rollout]]:
         if loses is not None and not how.answers and next(steps) == at_step:  # in training, not in validation
             loses(engine)
-            Ranks().wait()
         return generate(engine, prompts, n, how)
 
-    settings = small_settings("rollout.engine=vllm", "rollout.placement=server", "train.max_mismatch=1.0e-4")
+    settings = small_settings(*STALE, "train.max_mismatch=1.0e-4")
     inputs = {"data": out.parent / "data", "base": out.parent / "base", "tracker": connect(out.parent)}
     VllmServerEngine.generate = lost
     try:
@@ -56,9 +58,9 @@ def kill_the_first_process(engine: VllmServerEngine) -> None:
 def main(root: Path, doing: str) -> None:
     if doing == "killed":
         print("undisturbed:", train_to(root / "undisturbed"), flush=True)
-        # Behind the checkpoint of the second step; and then, from there on, in the fourth.
-        print("without the server:", train_to(root / "killed", kill_the_server, at_step=3), flush=True)
-        print("without the other:", train_to(root / "killed", kill_the_first_process, at_step=2), flush=True)
+        # While the third step is updated, behind the checkpoint of the second; and then there again.
+        print("without the server:", train_to(root / "killed", kill_the_server, at_step=4), flush=True)
+        print("without the other:", train_to(root / "killed", kill_the_first_process, at_step=1), flush=True)
     else:
         print("resumed:", train_to(root / "killed"), flush=True)
         end_ranks()
