@@ -11,13 +11,29 @@ from components.errors import TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
 
+# Rollouts of one request; a server refuses more than it runs at a time, which is 256 on a small GPU.
+MOST_AT_ONCE = 64
 
-class Placed(NamedTuple):
-    """A draft, its place (its prompt's and its own among the n), and the server's engine that its prompt is with."""
 
-    draft: Draft
+class Together(NamedTuple):
+    """Drafts of one prompt whose next request is the same, so that they can be asked for at once.
+
+    place: their prompt's, and the first one's among the prompt's. engine: of the server, which has the prompt.
+    """
+
+    drafts: Sequence[Draft]
     place: tuple[int, int]
     engine: int
+
+    @classmethod
+    def of_prompt(cls, drafts: Sequence[Draft], place: int, engine: int) -> "list[Together]":
+        """All drafts of a prompt that have just begun.
+
+        One request for many is less work, but it is answered when the last one has ended: too late for drafts that go
+        on with an answer.
+        """
+        size = 1 if drafts[0].sampling.answers else MOST_AT_ONCE
+        return [cls(drafts[first : first + size], (place, first), engine) for first in range(0, len(drafts), size)]
 
 
 class RequestFailed(TemporaryError):
@@ -39,7 +55,7 @@ class ServerClient:
         )
         return processes // of_one_engine
 
-    async def finish(self, placed: Sequence[Placed], version: str) -> None:
+    async def finish(self, begun: Sequence[Together], version: str) -> None:
         """Sample drafts to their ends, all at the same time, from the weights of that version.
 
         Raises:
@@ -53,10 +69,11 @@ class ServerClient:
                 httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits, trust_env=False) as client,
                 asyncio.TaskGroup() as group,
             ):
-                for item in placed:
-                    group.create_task(self._finish(client, item, version))
+                for alike in begun:
+                    group.create_task(self._finish(client, alike, version))
         except TimeoutError:
-            raise self._out_of_time(f"sampled {len(placed)} rollouts") from None
+            rollouts = sum(len(alike.drafts) for alike in begun)
+            raise self._out_of_time(f"sampled {rollouts} rollouts") from None
         except ExceptionGroup as errors:
             first = errors.exceptions[0]
             raise (self._gone(first) if isinstance(first, httpx.TransportError) else first) from None
@@ -82,35 +99,26 @@ class ServerClient:
             raise UserError(f"the vLLM server at {self.url} keeps its prefix cache: somebody else is using it.")
         self._ask("POST", "/update_weight_version", json={"new_version": version})
 
-    async def _finish(self, client: httpx.AsyncClient, item: Placed, version: str) -> None:
-        """Send a draft's requests one after the other."""
-        draft, place, engine = item
-        while (request := draft.next_request()) is not None:
-            most, stop = request
-            parameters = {
-                "max_tokens": most,
-                "stop_token_ids": stop,
-                "temperature": draft.sampling.temperature,
-                "top_p": 1.0,
-                "top_k": 0,
-                "min_p": 0.0,
-                # The number of ids tells a rollout's requests apart: no two begin at the same one.
-                "seed": derive_seed(draft.sampling.seed, *place, len(draft.ids)),
-                "ignore_eos": True,  # the markers alone say what ends
-                "logprobs": 0,  # of the sampled id alone
-                "detokenize": False,
-            }
-            body = {"token_ids": [*draft.prompt, *draft.ids], "sampling_params": parameters}
-            headers = {"X-data-parallel-rank": str(engine)}
-            response = await client.post("/inference/v1/generate", json=body, headers=headers)
-            choice = self._content(response)["choices"][0]
-            versions = {span["version"] for span in choice["weight_versions"] or ()}
-            if versions != {version}:
-                raise UserError(
-                    f"the vLLM server at {self.url} still has the weights {', '.join(sorted(versions)) or 'unknown'},"
-                    f" not {version}: it was restarted, or another run renews them; give it to one run."
-                )
+    async def _finish(self, client: httpx.AsyncClient, alike: Together, version: str) -> None:
+        """Send the drafts' next request, and then what each of them still needs, one after the other."""
+        drafts, place, engine = alike
+        request = drafts[0].next_request()
+        if request is None:
+            return
+        body = _body(drafts[0], len(drafts), place, *request)
+        headers = {"X-data-parallel-rank": str(engine)}
+        response = await client.post("/inference/v1/generate", json=body, headers=headers)
+        choices = sorted(self._content(response)["choices"], key=lambda choice: choice["index"])
+        versions = {span["version"] for choice in choices for span in choice["weight_versions"] or ()}
+        if versions != {version}:
+            raise UserError(
+                f"the vLLM server at {self.url} still has the weights {', '.join(sorted(versions)) or 'unknown'},"
+                f" not {version}: it was restarted, or another run renews them; give it to one run."
+            )
+        for draft, choice in zip(drafts, choices, strict=True):
             draft.extend(choice["token_ids"], [content["logprob"] for content in choice["logprobs"]["content"]])
+        singly = [Together([draft], (place[0], member), engine) for member, draft in enumerate(drafts, start=place[1])]
+        await asyncio.gather(*(self._finish(client, one, version) for one in singly))
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         try:
@@ -145,3 +153,22 @@ class ServerClient:
             f"the vLLM server at {self.url} is gone ({type(error).__name__}); start it anew and resume from the last"
             " checkpoint."
         )
+
+
+def _body(draft: Draft, n: int, place: tuple[int, int], most: int, stop: tuple[int, ...]) -> dict[str, Any]:
+    """A request for n drafts like this one; vLLM gives each of them a seed of its own, from ours on."""
+    parameters = {
+        "n": n,
+        "max_tokens": most,
+        "stop_token_ids": stop,
+        "temperature": draft.sampling.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        # The number of ids tells a rollout's requests apart: no two begin at the same one.
+        "seed": derive_seed(draft.sampling.seed, *place, len(draft.ids)),
+        "ignore_eos": True,  # the markers alone say what ends
+        "logprobs": 0,  # of the sampled id alone
+        "detokenize": False,
+    }
+    return {"token_ids": [*draft.prompt, *draft.ids], "sampling_params": parameters}

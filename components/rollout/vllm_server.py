@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from components.rollout.draft import Draft
 from components.rollout.engine import Alone, Markers, Peers, Rollout, Sampling, check_request
-from components.rollout.server_client import Placed, ServerClient
+from components.rollout.server_client import ServerClient, Together
 from components.rollout.server_process import ServerProcess
 from components.rollout.weights import check_names, weight_names
 
@@ -79,10 +79,10 @@ class VllmServerEngine:
         """
         check_request(prompts, sampling, self.markers, self.context)
         groups = [[Draft(tuple(prompt), self.markers, sampling) for _ in range(n)] for prompt in prompts]
-        shares: list[list[Placed]] = [[] for _ in self.servers]
+        shares: list[list[Together]] = [[] for _ in self.servers]
         for place, drafts in zip(sampling.places or range(len(prompts)), groups, strict=True):
             server, engine = self._seats[place % len(self._seats)]
-            shares[server] += [Placed(draft, (place, member), engine) for member, draft in enumerate(drafts)]
+            shares[server] += Together.of_prompt(drafts, place, engine)
 
         async def finish_all() -> None:
             async with asyncio.TaskGroup() as tasks:
