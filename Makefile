@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test studies lint lock clean bench-step bench-rollouts bench-flow
+.PHONY: help setup data run test studies lint lock clean gpu-check bench-step bench-rollouts bench-overlap bench-flow
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ studies: data ## what the claims rest on: every sweep of studies/, hours of it; 
 
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts
+
+gpu-check: ## all that only a GPU can show, in nine minutes, into build/bench/gpu-check.md (STACK=gpu)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(DEVICE),--device $(DEVICE))
+
+bench-overlap: setup ## time a step and outcome of rollout.staleness 0 and 1 (five seeds of each, most of an hour)
+	@$(BIN)/python -m benchmarks.overlap $(if $(QUICK),--quick)
 
 bench-flow: setup ## what a sweep costs beside the bare commands of its stages
 	@$(BIN)/python -m benchmarks.flow

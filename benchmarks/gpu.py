@@ -32,8 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no GPU is visible to PyTorch; benchmarks.step measures on the CPU.")
-    gpu = torch.cuda.get_device_name()
-    peak = options.peak_tflops or next((value for name, value in PEAK_TFLOPS.items() if name in gpu), None)
+    gpu, peak = torch.cuda.get_device_name(), options.peak_tflops or peak_tflops()
     context = multiprocessing.get_context("spawn")
     results: list[Result] = []
     for shape in SHAPES.values():
@@ -52,6 +51,12 @@ def main() -> None:
     text = f"{gpu}\n\n{table(results)}\n" + "".join(f"- {_mfu(row)}\n" for row in results)
     (options.out / "gpu.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def peak_tflops() -> float | None:
+    """Of the visible GPU in bfloat16; None where it is not known, or there is none."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((value for name, value in PEAK_TFLOPS.items() if name in gpu), None)
 
 
 def model_flops(case: Case) -> float:

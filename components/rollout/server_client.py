@@ -62,7 +62,8 @@ class ServerClient:
             UserError: the server has other weights.
             TemporaryError: the time is up, or the server is gone.
         """
-        limits = httpx.Limits(max_connections=None)
+        # A connection that lay idle may be closed by the server just when it is used again: each request has its own.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         try:
             async with (
                 asyncio.timeout(self.timeout_seconds),
