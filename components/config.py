@@ -197,6 +197,7 @@ class RolloutSettings(Section):
     timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
     placement: Annotated[str | list[str], BeforeValidator(_check_placement)]  # of vLLM
     server_options: list[str]  # of `vllm serve`
+    transfer: Literal["file", "broadcast"]  # how servers get new weights
     weights_folder: str | None  # where servers at URLs find new weights
     staleness: Annotated[int, Field(ge=0, le=1)]  # updates by which a step's rollouts may be older than its weights
     table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
@@ -213,6 +214,15 @@ class RolloutSettings(Section):
         if self.engine != "vllm" and self.placement != "colocated":
             raise ValueError(
                 f"rollout.placement = {self.placement} needs rollout.engine = vllm; {self.engine} is always colocated."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _broadcasts_to_servers(self) -> "RolloutSettings":
+        if self.transfer == "broadcast" and self.placement in ("colocated", "sleeping"):
+            raise ValueError(
+                "rollout.transfer = broadcast is for servers: set rollout.placement to server or a URL, or"
+                " rollout.transfer to file."
             )
         return self
 

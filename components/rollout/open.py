@@ -41,15 +41,19 @@ def open_engine(
 
 
 def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peers) -> RolloutEngine:
+    from components.rollout.broadcast import backend
     from components.rollout.server_process import ServerProcess
     from components.rollout.vllm_server import VllmServerEngine
 
     rollout, process, urls = settings.rollout, None, settings.rollout.urls
+    broadcasts = rollout.transfer == "broadcast"
     if not urls:
         if peers.first:
             # Where the processes meet is where all of them reach the first one's host.
             host = os.environ["MASTER_ADDR"] if peers.size > 1 else "127.0.0.1"
-            process = ServerProcess(folder, dtype=settings.model.dtype, options=rollout.server_options, host=host)
+            taking = [f'--weight-transfer-config={{"backend": "{backend()}"}}'] if broadcasts else []
+            options = [*taking, *rollout.server_options]
+            process = ServerProcess(folder, dtype=settings.model.dtype, options=options, host=host)
             urls = [process.url]
         urls = peers.share(urls)
     return VllmServerEngine(
@@ -58,6 +62,7 @@ def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peer
         markers,
         timeout_seconds=rollout.timeout_seconds,
         weights_folder=None if rollout.weights_folder is None else Path(rollout.weights_folder),
+        broadcasts=broadcasts,
         process=process,
         peers=peers,
     )

@@ -49,11 +49,11 @@ class ServerClient:
 
     def engines(self) -> int:
         """Among how many engines vLLM's data parallelism divides the requests."""
-        processes, of_one_engine = (
-            self._ask("GET", "/get_world_size", params={"include_dp": include})["world_size"]
-            for include in (True, False)
-        )
-        return processes // of_one_engine
+        return self.processes() // self._ask("GET", "/get_world_size", params={"include_dp": False})["world_size"]
+
+    def processes(self) -> int:
+        """How many hold weights, or a part of them."""
+        return self._ask("GET", "/get_world_size", params={"include_dp": True})["world_size"]
 
     async def finish(self, begun: Sequence[Together], version: str) -> None:
         """Sample drafts to their ends, all at the same time, from the weights of that version.
@@ -96,9 +96,35 @@ class ServerClient:
                 " folder that this process and every server see under the same path and may read; the server's log"
                 " says more."
             ) from None
+        self.forget_prefixes()
+        self._ask("POST", "/update_weight_version", json={"new_version": version})
+
+    def forget_prefixes(self) -> None:
+        """Drop keys and values of old weights.
+
+        Raises:
+            UserError: somebody else is using the server.
+        """
         if not self._ask("POST", "/reset_prefix_cache")["success"]:
             raise UserError(f"the vLLM server at {self.url} keeps its prefix cache: somebody else is using it.")
-        self._ask("POST", "/update_weight_version", json={"new_version": version})
+
+    def transfer(self, path: str, body: dict[str, Any]) -> None:
+        """One call of vLLM's weight transfer, such as `start_weight_update`.
+
+        Raises:
+            UserError: the server was not started for it.
+            TemporaryError: the time is up, or the server is gone.
+        """
+        try:
+            self._ask("POST", f"/{path}", json=body)
+        except RequestFailed as failure:
+            self._ask("GET", "/health")  # one whose engine has died is gone
+            if path != "init_weight_transfer_engine":
+                raise
+            raise UserError(
+                f"the vLLM server at {self.url} takes no weights by broadcast ({failure}): start it with"
+                """ --weight-transfer-config '{"backend": "nccl"}' ("gloo" on CPUs), or set rollout.transfer to file."""
+            ) from None
 
     async def _finish(self, client: httpx.AsyncClient, alike: Together, version: str) -> None:
         """Send the drafts' next request, and then what each of them still needs, one after the other."""

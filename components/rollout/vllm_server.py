@@ -1,31 +1,24 @@
 """Rollouts from `vllm serve`: processes of their own, on this machine or others, for one training process or many.
 
-Token ids go in and out over HTTP. New weights are written as safetensors to a folder that both sides see (shared memory
-on one machine, a shared file system across machines), and vLLM reloads them from there. They carry a version, which a
-server returns with every rollout: one sampled with other weights is an error.
+Token ids go in and out over HTTP. New weights come by a broadcast, or through a file that both sides see. They carry a
+version, which a server returns with every rollout: one sampled with other weights is an error.
 """
 
 import asyncio
-import os
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
+from uuid import uuid4
 
-import psutil
 import torch
-from safetensors.torch import save_file
 
+from components.rollout.broadcast import Broadcast
 from components.rollout.draft import Draft
 from components.rollout.engine import Alone, Markers, Peers, Rollout, Sampling, check_request
 from components.rollout.server_client import ServerClient, Together
 from components.rollout.server_process import ServerProcess
+from components.rollout.weight_file import WeightFile
 from components.rollout.weights import check_names, weight_names
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class VllmServerEngine:
@@ -47,12 +40,14 @@ class VllmServerEngine:
         *,
         timeout_seconds: float,
         weights_folder: Path | None = None,
+        broadcasts: bool = False,
         process: ServerProcess | None = None,
         peers: Peers | None = None,
     ) -> None:
         """urls: of the servers. folder: the Hugging Face folder of the policy. timeout_seconds: of one call.
 
         weights_folder: seen by the servers under the same path; None takes this machine's shared memory.
+        broadcasts: whether weights reach the servers by a broadcast instead of through that folder.
         process: a server that was started for this engine and ends with it.
         peers: the processes that share the servers. The first one gives them weights, for all.
         """
@@ -66,8 +61,11 @@ class VllmServerEngine:
             (server, number) for number in range(max(engines)) for server, own in enumerate(engines) if number < own
         ]
         self._weight_names = weight_names(folder)
-        self._weights_folder = weights_folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
-        _remove_left_over(self._weights_folder)
+        self._way: Broadcast | WeightFile | None = None
+        if self.peers.first and broadcasts:
+            self._way = Broadcast(self.servers, timeout_seconds=timeout_seconds)
+        elif self.peers.first:
+            self._way = WeightFile(self.servers, weights_folder)
         self._version = "default"
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
@@ -102,32 +100,21 @@ class VllmServerEngine:
             UserError: a weight is missing, or a server cannot take them.
             TemporaryError: the time is up, or a server is gone.
         """
-        version = self._give(weights) if self.peers.first else ""
+        # A server may have served somebody else: only rollouts of weights that came from here are taken.
+        version = f"thaw-{uuid4()}"
+        if self._way:
+            check_names(self._weight_names, self._way.send(weights, version))
         for _ in weights:  # the processes gather them together; the first one has done so
             pass
         self._version = self.peers.share(version)
-
-    def _give(self, weights: Iterable[tuple[str, torch.Tensor]]) -> str:
-        """Let all servers load the weights, at the same time; returns the version they are known by from here on."""
-        # Tied weights are one tensor under two names, which safetensors refuses: each gets its own.
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights}
-        check_names(self._weight_names, tensors)
-        prefix = f"{_prefix(os.getpid())}-"
-        with (
-            tempfile.TemporaryDirectory(prefix=prefix, dir=self._weights_folder) as folder,
-            ThreadPoolExecutor(len(self.servers)) as threads,
-        ):
-            save_file(tensors, Path(folder) / "model.safetensors")
-            # A server may have served somebody else: only rollouts of weights that came from here are taken.
-            version = Path(folder).name
-            list(threads.map(lambda server: server.load(Path(folder), version), self.servers))
-        return version
 
     def sleep(self) -> None:
         """The servers keep their memory: they have their own devices."""
 
     def close(self) -> None:
         """End the server that was started for this engine."""
+        if self._way is not None:
+            self._way.close()
         if self.process is not None:
             self.process.close()
 
@@ -136,16 +123,3 @@ class VllmServerEngine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _remove_left_over(parent: Path | None) -> None:
-    """Remove the weights of engines whose process was killed: nobody else frees their shared memory."""
-    for folder in (parent or Path(tempfile.gettempdir())).glob(_prefix("*")):
-        pid, *rest = folder.name.removeprefix(_prefix("")).split("-")
-        if len(rest) == 1 and not psutil.pid_exists(int(pid)):  # `host-2` is no process of `host`
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _prefix(pid: int | str) -> str:
-    """Of folders for weights; with the machine's name, for processes of others cannot be seen from here."""
-    return f"thaw-weights-{socket.gethostname()}-{pid}"

@@ -81,7 +81,7 @@ def test_weights_of_somebody_else_are_an_error(engine: VllmServerEngine, policy:
     engine.load_weights(policy.state_dict().items())
     with VllmServerEngine([engine.servers[0].url], folder, engine.markers, timeout_seconds=60) as other:
         other.load_weights(policy.state_dict().items())
-        with pytest.raises(UserError, match=r"still has the weights thaw-weights-.*, not thaw-weights-"):
+        with pytest.raises(UserError, match=r"still has the weights thaw-.*, not thaw-"):
             engine.generate(PROMPTS, 2, SAMPLING)
 
 
@@ -90,6 +90,14 @@ def test_a_missing_weight_is_an_error(engine: VllmServerEngine, policy: PreTrain
     del weights["lm_head.weight"]
     with pytest.raises(UserError, match=r"lm_head\.weight"):
         engine.load_weights(weights.items())
+
+
+def test_a_server_that_was_not_started_for_broadcasts_says_so(
+    engine: VllmServerEngine, folder: Path, markers: Markers
+) -> None:
+    url = engine.servers[0].url
+    with pytest.raises(UserError, match=f"server at {url} takes no weights by broadcast .* --weight-transfer-config"):
+        VllmServerEngine([url], folder, markers, timeout_seconds=60, broadcasts=True)
 
 
 def test_a_server_without_its_routes_or_none_at_all_is_an_error(folder: Path, markers: Markers) -> None:

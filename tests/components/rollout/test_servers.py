@@ -1,4 +1,4 @@
-"""Two real servers, one with two engines, and two processes that sample from them at the same time."""
+"""Two real servers, one with two processes for its model and one with two engines, and two processes that sample."""
 
 import json
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from tests.components.rollout.on_ranks import PROMPTS, ROLLOUTS, SAMPLING, known
 
 pytestmark = pytest.mark.slow
 
+GLOO = '--weight-transfer-config={"backend": "gloo"}'
 TOLERANCE = 1e-4  # nats; another batch alone makes less than a tenth of it
 
 
@@ -41,7 +42,7 @@ def folder(policy: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) ->
 def processes(folder: Path) -> Iterator[list[ServerProcess]]:
     torch.set_num_threads(1)
 
-    started = [ServerProcess(folder, dtype="float32"), _parallel(folder)]
+    started = [ServerProcess(folder, dtype="float32", options=["--tensor-parallel-size=2", GLOO]), _parallel(folder)]
     yield started
     for process in started:
         process.close()
@@ -51,7 +52,7 @@ def processes(folder: Path) -> Iterator[list[ServerProcess]]:
 def _parallel(folder: Path, tries: int = 2) -> ServerProcess:
     """A server with two engines, to which vLLM gives two minutes to start, whatever else the machine does."""
     try:
-        return ServerProcess(folder, dtype="float32", options=["--data-parallel-size=2"])
+        return ServerProcess(folder, dtype="float32", options=["--data-parallel-size=2", GLOO])
     except UserError as error:
         if tries == 1:
             pytest.skip(f"vLLM's data-parallel engines did not start on this machine: {error}")
@@ -79,7 +80,20 @@ def test_two_processes_sample_what_one_does(engine: VllmServerEngine, folder: Pa
                 assert one.logprobs == pytest.approx(two["logprobs"], abs=TOLERANCE / 10)
 
 
-def test_updates_reach_every_engine_of_every_server(engine: VllmServerEngine, policy: PreTrainedModel) -> None:
+@pytest.fixture(scope="module")
+def broadcasting(folder: Path, processes: list[ServerProcess]) -> Iterator[VllmServerEngine]:
+    urls = [process.url for process in processes]
+    with VllmServerEngine(urls, folder, known_markers(), timeout_seconds=300, broadcasts=True) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("way", ["engine", "broadcasting"])
+def test_updates_reach_every_process_of_every_server(
+    way: str, policy: PreTrainedModel, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a file, and by broadcast, there some weights at a time."""
+    monkeypatch.setattr("components.rollout.broadcast.CHUNK_BYTES", 100_000)
+    engine: VllmServerEngine = request.getfixturevalue(way)
     trained, random = deepcopy(policy), torch.Generator().manual_seed(1)
     for update in range(3):
         engine.load_weights(trained.state_dict().items())
@@ -121,7 +135,7 @@ def test_other_weights_on_one_server_are_an_error_that_names_it(
     other = engine.servers[1].url
     httpx.post(f"{other}/update_weight_version", json={"new_version": "another"}, timeout=60, trust_env=False)
     assert len(engine.generate(PROMPTS[:1], 2, SAMPLING)) == 1  # the first server's alone
-    with pytest.raises(UserError, match=f"vLLM server at {other} still has the weights another, not thaw-weights-"):
+    with pytest.raises(UserError, match=f"vLLM server at {other} still has the weights another, not thaw-"):
         engine.generate(PROMPTS, 2, SAMPLING)
 
 
@@ -137,7 +151,10 @@ def test_a_server_that_cannot_read_the_weights_says_so_and_goes_on(
 
 
 def test_a_killed_server_is_an_error_that_names_it(  # the last test: it ends a server
-    engine: VllmServerEngine, policy: PreTrainedModel, processes: list[ServerProcess]
+    engine: VllmServerEngine,
+    broadcasting: VllmServerEngine,
+    policy: PreTrainedModel,
+    processes: list[ServerProcess],
 ) -> None:
     engine.load_weights(policy.state_dict().items())
     for pid in processes[1].pids:
@@ -145,5 +162,6 @@ def test_a_killed_server_is_an_error_that_names_it(  # the last test: it ends a 
             psutil.Process(pid).kill()
     with pytest.raises(TemporaryError, match=f"vLLM server at {processes[1].url} is gone .* start it anew and resume"):
         engine.generate(PROMPTS, 2, SAMPLING)
-    with pytest.raises(TemporaryError, match=f"vLLM server at {processes[1].url} is gone"):
-        engine.load_weights(policy.state_dict().items())
+    for way in (engine, broadcasting):
+        with pytest.raises(TemporaryError, match=f"vLLM server at {processes[1].url} is gone"):
+            way.load_weights(policy.state_dict().items())

@@ -1,4 +1,4 @@
-"""A small run on two processes that share a server and sample a step ahead; it loses the server, or a process."""
+"""A small run on two processes that broadcast to a server and sample a step ahead; it loses the server, or one."""
 
 import os
 import signal
@@ -17,7 +17,8 @@ from components.training.zero import end_ranks
 from tests.conftest import small_settings
 
 STALE = [
-    "rollout.engine=vllm", "rollout.placement=server", "rollout.staleness=1", "train.importance_weights=truncated",
+    "rollout.engine=vllm", "rollout.placement=server", "rollout.transfer=broadcast", "rollout.staleness=1",
+    "train.importance_weights=truncated",
 ]  # fmt: skip
 
 
