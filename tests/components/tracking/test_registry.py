@@ -35,6 +35,7 @@ def test_a_checkpoint_comes_back_byte_for_byte(
     folder = tracker.registry.download("models:/thaw-skills/1", tmp_path / "new" / "model")
     assert folder == tmp_path / "new" / "model"
     assert contents(folder) == contents(checkpoint)
+    assert (folder / "model.safetensors").samefile(checkpoint / "model.safetensors")
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     with pytest.raises(UserError, match="model is not empty"):
         tracker.registry.download("thaw-skills/1", folder)
