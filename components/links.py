@@ -1,7 +1,7 @@
 """Weights are written once and never changed: equal ones are one file under several names, where the disk can do that.
 
-Whoever replaces weights writes a new file and gives it the old one's name; to write into the file would change them
-under every name. All other files of a model are small, people edit them, and they are copied.
+It is read-only, for to write into it would change the weights under every name; whoever replaces them gives the name to
+a new file. All other files of a model are small, people edit them, and they are copied.
 """
 
 import os
@@ -21,5 +21,7 @@ def _link_or_copy(source: str, target: str) -> None:
     if source.endswith(WEIGHTS):
         with suppress(OSError):  # another disk, one without links, or a file of somebody else
             os.link(os.path.realpath(source), target)
+            with suppress(PermissionError):
+                os.chmod(target, 0o444)
             return
     shutil.copyfile(source, target)

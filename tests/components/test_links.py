@@ -1,6 +1,7 @@
 """Copies of a model: its weights are one file with the source's, the rest are files of their own."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,10 @@ def shared(one: Path, other: Path) -> set[str]:
 def test_weights_are_linked_and_what_people_edit_is_copied(model: Path, tmp_path: Path):
     copy_model(model, tmp_path / "a" / "copy")
     assert contents(tmp_path / "a" / "copy") == contents(model)
-    assert shared(model, tmp_path / "a" / "copy") == {"model.safetensors", "extra/adapter.safetensors"}
+    weights = {"model.safetensors", "extra/adapter.safetensors"}
+    assert shared(model, tmp_path / "a" / "copy") == weights
+    modes = {name: stat.S_IMODE((model / name).stat().st_mode) & 0o222 for name in contents(model)}
+    assert {name for name, mode in modes.items() if mode == 0} == weights
 
 
 def test_a_link_to_weights_is_not_what_is_kept(model: Path, tmp_path: Path):
