@@ -29,9 +29,8 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove all of it, for ev
     console = Console(soft_wrap=True, highlight=False)
     with garbage(root, registry().store) as found:
         for unused in found:
-            console.print(
-                f"{_bytes(size(unused.paths)):>8}  {escape(_place(unused.paths, root))}  [dim]{unused.why}[/]"
-            )
+            told = f"{_bytes(size(unused.paths)):>8}  {_place(unused.paths, root)}"
+            console.print(f"{escape(told)}  [dim]{escape(unused.why)}[/]")
         everything = [path for unused in found for path in unused.paths]
         room = freed(everything)
         shared = size(everything) - room

@@ -21,9 +21,9 @@ from dvc_data.hashfile.tree import Tree
 from components.errors import UserError
 from components.tracking.lineage import git
 from components.tracking.store import Store
-from components.tracking.unused import Kept, Unused
 from tasks.build import locked
 from tasks.folder_lock import alone_in
+from tasks.unused import Kept, Unused
 from tasks.workspace import EXPERIMENTS
 
 HALF_WRITTEN = ("final.partial", "checkpoints/*.partial", "checkpoints/.download-*", "state/*.partial")
@@ -77,9 +77,13 @@ def freed(paths: Iterable[Path]) -> int:
 
 def _files(paths: Iterable[Path]) -> list[tuple[os.stat_result, int]]:
     """Every file below these paths, and how many of its names are there."""
-    files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir()}
-    found = {(status.st_dev, status.st_ino): status for status in (file.lstat() for file in files)}
-    names = Counter((status.st_dev, status.st_ino) for status in (file.lstat() for file in files))
+    found: dict[tuple[int, int], os.stat_result] = {}
+    names: Counter[tuple[int, int]] = Counter()
+    for file in {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}:
+        if not file.is_dir():
+            status = file.lstat()
+            found[key := (status.st_dev, status.st_ino)] = status
+            names[key] += 1
     return [(status, names[key]) for key, status in found.items()]
 
 
