@@ -17,6 +17,7 @@ from components.config import Arm, ArmName, Settings, check_race, load_settings
 from components.errors import UserError
 from flows.options import PARAMS
 from flows.parameters import Changes
+from tasks.build import Build
 from tasks.lost_runs import sign
 from tasks.process import FlowEnded, Slots
 from tasks.race import record_race, stop_arms
@@ -151,10 +152,12 @@ def _publish(folder: Path, settings: Settings) -> None:
     from components.report.verdict import headline
     from components.tracking.runs import connect
 
-    report, tracker = folder / "build/report", connect(project_root(folder))
+    report, cache, tracker = folder / "build/report", Build(folder).cache(), connect(project_root(folder))
     run_id = tracker.sweep(*settings.sweep_name())
     tracker.publish(run_id, report, folder / "dvc.lock")
     results = collect(folder / "build", settings.arm_names, settings.seeds)
+    for run in (run for arm in results.arms for run in arm.runs):
+        tracker.registry.share_files(run.mlflow_run_id, cache)
     told = headline(results)
     create_table_artifact(table=results.rows(), key="sweep-results", description="Held-out figures, as fractions of 1")
     create_markdown_artifact(

@@ -46,6 +46,11 @@ class Build:
         if not Path.cwd().is_relative_to(root):  # where DVC's cache of runs takes its paths from
             raise UserError(f"DVC records the stages of {root} only from within; start this in that folder.")
 
+    def cache(self) -> Path:
+        """The folder of DVC's cache on this machine that is divided by md5."""
+        with Repo(str(self.folder)) as repo:
+            return Path(repo.cache.local.path)
+
     def stages(self) -> list[str]:
         """The names of all stages, those of a matrix one by one."""
         with self._stages() as load:

@@ -8,6 +8,7 @@ version and compared whenever they are fetched. A build keeps some of them in DV
 says how many); on one disk the weights are one file under all their names, see `components/links.py`.
 """
 
+import os
 import re
 import tempfile
 import time
@@ -25,7 +26,7 @@ from mlflow.utils.uri import is_local_uri
 
 from components.data.digest import dvc_md5
 from components.errors import UserError
-from components.links import copy_model
+from components.links import WEIGHTS, copy_model
 from components.tracking.card import card
 from components.tracking.store import Store, first_line, quoted
 from components.tracking.version import METRIC_TAG, STEP_TAG, WEIGHTS_TAG, Version, version_of
@@ -237,6 +238,25 @@ class Registry:
             (Path(partial) / "complete").replace(folder)
         return folder
 
+    def share_files(self, run_id: str, cache: Path) -> None:
+        """Let a store on the same disk have one file with DVC's cache also for weights that the cache had before.
+
+        Such are those of a run that learns nothing: all its checkpoints are the base model.
+
+        cache: the folder of DVC's cache that is divided by md5.
+        """
+        for version in self._search(f"run_id = {quoted(run_id)}"):
+            source = self.store.call(
+                self.store.client.get_model_version_download_uri, version.name, str(version.version)
+            )
+            if not is_local_uri(source):
+                continue
+            for file in Path(local_file_uri_to_path(source)).rglob(f"*{WEIGHTS}"):
+                # One that has a second name is shared already.
+                if file.stat().st_nlink == 1:
+                    md5 = dvc_md5(file)
+                    _replace_by_link(file, cache / md5[:2] / md5[2:])
+
     def _log_model(self, folder: Path, name: str, run_id: str, tags: Mapping[str, str]) -> LoggedModel:
         client, call = self.store.client, self.store.call
         model = call(
@@ -305,6 +325,13 @@ class Registry:
                 f"the files of {version.reference} cannot be read from {source}: {first_line(error)}"
             ) from error
         return folder
+
+
+def _replace_by_link(file: Path, same: Path) -> None:
+    link = file.with_name(f".{file.name}.link")
+    with suppress(OSError):  # not there, on another disk, or no disk that links
+        os.link(same, link)
+        link.replace(file)
 
 
 def _evaluation_path(version: Version, test_set: str) -> str:
