@@ -14,7 +14,7 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
-from flows import probe, registry_commands, theory
+from flows import gc, probe, registry_commands, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
 
 app = typer.Typer(
@@ -166,10 +166,12 @@ def train(
     from components.tracking.runs import connect
     from components.training.loop import train as run_training
     from components.training.zero import end_ranks
+    from tasks.folder_lock import working_in
     from tasks.workspace import project_root
 
     tracker = connect(project_root())
-    record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
+    with working_in(out):
+        record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
     end_ranks()
     if not speaks():
         return
@@ -241,6 +243,7 @@ app.command()(registry_commands.promote)
 app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
 app.command()(theory.theory)
+app.command()(gc.gc)
 
 
 # All that PyTorch says of a checkpoint file that does not fit.

@@ -17,6 +17,7 @@ from dvc.stage.cache import RunCacheNotFoundError
 from filelock import FileLock
 
 from components.errors import UserError
+from components.links import WEIGHTS
 from tasks.workspace import project_root
 
 # It would announce every write of dvc.lock.
@@ -44,7 +45,6 @@ class Build:
         root = project_root(self.folder)
         if not Path.cwd().is_relative_to(root):  # where DVC's cache of runs takes its paths from
             raise UserError(f"DVC records the stages of {root} only from within; start this in that folder.")
-        self._lock = FileLock(root / ".dvc" / "tmp" / "thaw.lock")
 
     def cache(self) -> Path:
         """The folder of DVC's cache on this machine that is divided by md5."""
@@ -102,19 +102,45 @@ class Build:
     @contextmanager
     def _stages(self) -> Iterator[Any]:
         """A function that loads the stages of this folder, under DVC's lock; a fresh look at the files every time."""
-        with self._lock, Repo(str(self.folder)) as repo:
-            try:
-                with repo.lock:
-                    yield lambda name=None: list(repo.stage.load_all(str(self.folder / "dvc.yaml"), name))
-            except DvcException as error:
-                raise UserError(f"DVC in {self.folder}: {' '.join(str(error).split())}") from error
+        with locked(self.folder) as repo:
+            if _shares(repo):
+                repo.cache.local.cache_types = ["hardlink", "copy"]
+            yield lambda name=None: list(repo.stage.load_all(str(self.folder / "dvc.yaml"), name))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Repo]:
+    """DVC in a folder of a project, whose cache and records nobody else changes meanwhile.
+
+    Raises:
+        UserError: DVC cannot do what it is asked to.
+    """
+    with FileLock(project_root(folder) / ".dvc" / "tmp" / "thaw.lock"), Repo(str(folder)) as repo:
+        try:
+            with repo.lock:
+                yield repo
+        except DvcException as error:
+            raise UserError(f"DVC in {folder}: {' '.join(str(error).split())}") from error
 
 
 def _inputs(stage: Any) -> dict[str, Any]:
     return {str(dep): dep.hash_info.value if dep.hash_info else None for dep in stage.deps} | {"the command": stage.cmd}
 
 
+def _shares(repo: Repo) -> bool:
+    """Whether a build's weights are one file with DVC's cache; not where the user has said how DVC is to link."""
+    return "type" not in repo.config["cache"]
+
+
 def _record(stage: Any) -> None:
     stage.save()
     stage.commit()
+    if _shares(stage.repo):
+        for file in (file for out in stage.outs for file in _files(Path(out.fs_path))):
+            if file.suffix != WEIGHTS:  # people edit it, and DVC's cache must not change with it
+                stage.repo.cache.local.unprotect(str(file))
     stage.dump(update_pipeline=False)
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]

@@ -5,12 +5,11 @@ version of a registered model (a number, tags, aliases): https://mlflow.org/docs
 
 The files lie in MLflow's artifact store, where every machine finds them, also after `dvc gc`; their md5 is on the
 version and compared whenever they are fetched. A build keeps some of them in DVC too, for its own stages (`train.keep`
-says how many); on one disk they are stored once, see `Registry.share_files`.
+says how many); on one disk the weights are one file under all their names, see `components/links.py`.
 """
 
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,10 +26,12 @@ from mlflow.utils.uri import is_local_uri
 
 from components.data.digest import dvc_md5
 from components.errors import UserError
+from components.links import WEIGHTS, copy_model
 from components.tracking.card import card
 from components.tracking.store import Store, first_line, quoted
 from components.tracking.version import METRIC_TAG, STEP_TAG, WEIGHTS_TAG, Version, version_of
 
+CHECKPOINT = "checkpoint"  # the type of the logged models that versions are made of
 MODEL_TAG = "thaw.model_id"  # the open-source registry forgets which logged model a version was made from
 EXAMPLES_TAG = "thaw.examples."  # of which examples the figures of a test set are
 TEST_SET = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -233,14 +234,16 @@ class Registry:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Complete or absent: an interrupted download must not pass for a model.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as partial:
-            shutil.move(self._files(version, Path(partial)), Path(partial) / "complete")
+            copy_model(self._files(version, Path(partial)), Path(partial) / "complete")
             (Path(partial) / "complete").replace(folder)
         return folder
 
     def share_files(self, run_id: str, cache: Path) -> None:
-        """Let DVC's cache and a store on the same disk keep the checkpoints of a run once: one file under two names.
+        """Let a store on the same disk have one file with DVC's cache also for weights that the cache had before.
 
-        cache: the folder of DVC's cache that is divided by md5. Each side may remove its name; neither changes a file.
+        Such are those of a run that learns nothing: all its checkpoints are the base model.
+
+        cache: the folder of DVC's cache that is divided by md5.
         """
         for version in self._search(f"run_id = {quoted(run_id)}"):
             source = self.store.call(
@@ -248,9 +251,9 @@ class Registry:
             )
             if not is_local_uri(source):
                 continue
-            for file in Path(local_file_uri_to_path(source)).rglob("*"):
-                # A file of more names than one was shared before.
-                if file.is_file() and file.stat().st_nlink == 1:
+            for file in Path(local_file_uri_to_path(source)).rglob(f"*{WEIGHTS}"):
+                # One that has a second name is shared already.
+                if file.stat().st_nlink == 1:
                     md5 = dvc_md5(file)
                     _replace_by_link(file, cache / md5[:2] / md5[2:])
 
@@ -262,10 +265,13 @@ class Registry:
             name=re.sub(r"""[/:.%"']""", "-", name),
             source_run_id=run_id,
             params=dict(tags),
-            model_type="checkpoint",
+            model_type=CHECKPOINT,
         )
         try:
-            call(client.log_model_artifacts, model.model_id, str(folder))
+            if is_local_uri(model.artifact_location):
+                copy_model(folder, Path(local_file_uri_to_path(model.artifact_location)))
+            else:
+                call(client.log_model_artifacts, model.model_id, str(folder))
         except Exception as error:
             with suppress(MlflowException):
                 client.finalize_logged_model(model.model_id, "FAILED")
@@ -297,23 +303,19 @@ class Registry:
 
     def _search(self, filter_string: str) -> list[Version]:
         client, call = self.store.client, self.store.call
-        page = call(client.search_model_versions, filter_string)
-        found = list(page)
-        while page.token:
-            page = call(client.search_model_versions, filter_string, page_token=page.token)
-            found += page
+        found = self.store.every(client.search_model_versions, filter_string)
         # A search leaves the aliases out; the registered model knows them.
         aliases = {name: call(client.get_registered_model, name).aliases for name in {item.name for item in found}}
         versions = [version_of(item, aliases[item.name]) for item in found]
         return sorted(versions, key=lambda version: (version.name, version.version))
 
     def _files(self, version: Version, destination: Path | None) -> Path:
+        """The store's own folder where it is on this machine, else `destination` (None: a new temporary one)."""
         client, call = self.store.client, self.store.call
         source = call(client.get_model_version_download_uri, version.name, str(version.version))
+        place = None if destination is None or is_local_uri(source) else str(destination)
         try:
-            folder = Path(
-                call(download_artifacts, source, dst_path=destination and str(destination), tracking_uri=self.store.uri)
-            )
+            folder = Path(call(download_artifacts, source, dst_path=place, tracking_uri=self.store.uri))
             if not any(folder.iterdir()):
                 raise FileNotFoundError(source)
             if version.tags.get(WEIGHTS_TAG, found := dvc_md5(folder)) != found:

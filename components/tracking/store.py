@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import requests
 from alembic.util import CommandError
@@ -22,6 +22,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.db import upgrade
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -70,6 +71,15 @@ class Store:
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def every(self, search: Callable[..., PagedList[T]], *args: Any, **kwargs: Any) -> list[T]:
+        """All that a search of MLflow's client finds, page after page."""
+        page = self.call(search, *args, **kwargs)
+        found = list(page)
+        while page.token:
+            page = self.call(search, *args, page_token=page.token, **kwargs)
+            found += page
+        return found
 
 
 def open_store(root: Path, *, timeout: float = 30.0, patience: float = 300.0) -> Store:

@@ -18,6 +18,7 @@ from components.data.prepare import example, load_split
 from components.errors import UserError
 from components.evaluation.evaluate import Scored, answer, summarize
 from components.evaluation.metrics import Estimate, finite
+from components.links import copy_model
 from components.policy.model import Codec, device, load_model, load_tokenizer
 from components.policy.saving import save_policy
 from components.progress import progress, say
@@ -397,7 +398,7 @@ class _ArmRun:
             run.tag(f"{STOPPED_TAG}step", str(self.stop.step))
             run.tag(f"{STOPPED_TAG}reason", self.stop.reason)
         best = self.out / "checkpoints" / f"step-{state.best_step}"
-        write_folder(self.out / "final", lambda partial: shutil.copytree(best, partial, dirs_exist_ok=True))
+        write_folder(self.out / "final", lambda partial: copy_model(best, partial))
         _write_curves(self.out / "curves.csv", state.curves)
         version = state.versions[str(state.best_step)]
         record = TrainingRecord(

@@ -1,6 +1,7 @@
 """DVC through `Build`: what is stale, what is recorded, what comes back, with stages run outside of `dvc repro`."""
 
 import shutil
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.data.digest import dvc_md5
 from components.errors import UserError
 from tasks.build import Build
 from tests.tasks.conftest import Toy
@@ -83,6 +85,36 @@ def test_a_setting_that_returns_brings_the_outputs_back_without_a_run(toy: Toy):
     assert build_all(folder, *stages) == []
     assert final.read_bytes() == first
     assert not set(stages) & set(yaml.safe_load(dvc(folder, "status", "--json")))
+
+
+WEIGHTS = "mkdir -p $2/final\necho weights > $2/final/model.safetensors\necho {} > $2/final/config.json\n"
+
+
+def cached(path: Path, root: Path) -> Path:
+    md5 = dvc_md5(path)
+    return root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+
+
+def test_weights_are_one_file_with_dvcs_cache_and_what_people_edit_is_not(toy: Toy):
+    folder = toy(train=WEIGHTS)
+    final = folder / "build/train/grpo/0/final"
+    for _ in ("built", "from the cache"):
+        build_all(folder, "prepare", "base", "train@grpo-0")
+        weights, config = final / "model.safetensors", final / "config.json"
+        assert weights.samefile(cached(weights, folder))
+        assert stat.S_IMODE(weights.stat().st_mode) == 0o444
+        assert not config.samefile(cached(config, folder))
+        assert config.stat().st_mode & stat.S_IWUSR
+        assert yaml.safe_load(dvc(folder, "status", "--json")).keys().isdisjoint({"prepare", "base", "train@grpo-0"})
+        shutil.rmtree(final.parent)
+
+
+def test_how_a_project_has_dvc_link_is_left_to_it(toy: Toy):
+    folder = toy(train=WEIGHTS)
+    with (folder / ".dvc" / "config").open("a") as config:
+        config.write("[cache]\n    type = symlink\n")
+    build_all(folder, "prepare", "base", "train@grpo-0")
+    assert all(path.is_symlink() for path in (folder / "build/train/grpo/0/final").iterdir())
 
 
 def test_a_lost_build_comes_back_from_the_cache(toy: Toy):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from components.data.digest import dvc_md5
 from components.errors import UserError
 from components.tracking.runs import Tracker, connect
 from components.tracking.version import Version
@@ -35,6 +36,7 @@ def test_a_checkpoint_comes_back_byte_for_byte(
     folder = tracker.registry.download("models:/thaw-skills/1", tmp_path / "new" / "model")
     assert folder == tmp_path / "new" / "model"
     assert contents(folder) == contents(checkpoint)
+    assert (folder / "model.safetensors").samefile(checkpoint / "model.safetensors")
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     with pytest.raises(UserError, match="model is not empty"):
         tracker.registry.download("thaw-skills/1", folder)
@@ -149,6 +151,21 @@ def test_an_evaluation_is_kept_with_its_version(tracker: Tracker, version: Versi
     shutil.rmtree(tracker.root / "mlartifacts" / "thaw" / version.run_id)
     with pytest.raises(UserError, match="the samples of thaw-skills/1 on 'test' are gone"):
         registry.evaluation(again, "test", tmp_path)
+
+
+def test_weights_that_dvc_had_before_are_one_file_with_its_cache(
+    tracker: Tracker, version: Version, checkpoint: Path, tmp_path: Path
+) -> None:
+    stored, cache = tracker.registry.download(version.reference) / "model.safetensors", tmp_path / "cache"
+    md5 = dvc_md5(stored)
+    (cache / md5[:2]).mkdir(parents=True)
+    shutil.copy(stored, cache / md5[:2] / md5[2:])
+    tracker.registry.share_files(version.run_id, cache)
+    assert stored.samefile(checkpoint / "model.safetensors")  # a checkpoint that lies there still
+    (checkpoint / "model.safetensors").unlink()  # as DVC does, which has other names for these weights
+    tracker.registry.share_files(version.run_id, cache)
+    assert stored.samefile(cache / md5[:2] / md5[2:])
+    assert contents(tracker.registry.download(version.reference)).keys() == {*contents(checkpoint), "model.safetensors"}
 
 
 def test_changed_files_are_not_taken_for_the_model(tracker: Tracker, version: Version) -> None:

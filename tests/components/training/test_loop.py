@@ -79,6 +79,17 @@ def test_mlflow_has_the_curves_and_every_checkpoint(reference: Reference) -> Non
         )
 
 
+def test_the_weights_of_a_checkpoint_are_one_file_in_the_run_and_in_mlflow(reference: Reference) -> None:
+    registry, final = reference.tracker.registry, reference.out / "final"
+    for version in registry.versions("thaw-skills"):
+        checkpoint = reference.out / "checkpoints" / f"step-{version.step}"
+        stored = registry.download(version.reference)
+        places = [checkpoint, stored, *([final] if version.step == reference.record.best_step else [])]
+        assert all((place / "model.safetensors").samefile(stored / "model.safetensors") for place in places)
+        assert (stored / "model.safetensors").stat().st_nlink == len(places)
+        assert (stored / "config.json").stat().st_nlink == 1  # which somebody may edit
+
+
 def test_validation_tells_log_p_of_the_gold_answers(reference: Reference) -> None:
     validated = reference.record.validated
     assert list(validated) == ["2", "4"]
