@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from components.config import ModelSettings
@@ -48,6 +54,11 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
     if found["missing_keys"]:
         raise UserError(f"no model can be loaded from '{source}': its weights lack {sorted(found['missing_keys'])[0]}.")
     return model
+
+
+def weights_at_once(config: PretrainedConfig) -> int:
+    """How many weights ZeRO has in flight: those of a square matrix, as Transformers' `auto` would set it."""
+    return config.get_text_config().hidden_size ** 2
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
