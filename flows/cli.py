@@ -14,7 +14,7 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
-from flows import probe, registry_commands, theory
+from flows import plan, probe, registry_commands, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
 
 app = typer.Typer(
@@ -235,6 +235,7 @@ def report(
     typer.echo(f"report: {out / 'index.html'}")
 
 
+app.command()(plan.plan)
 app.command()(probe.probe)
 app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)
