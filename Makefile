@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test studies lint lock clean bench-step bench-rollouts bench-flow
+.PHONY: help setup data run test studies lint lock clean bench-step bench-rollouts bench-flow bench-memory
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench-rollouts: setup ## tokens a second of each rollout engine beside the bare 
 
 bench-flow: setup ## what a sweep costs beside the bare commands of its stages
 	@$(BIN)/python -m benchmarks.flow
+
+bench-memory: setup ## memory of each process of ZeRO 3 beside what `thaw plan` computes
+	@$(BIN)/python -m benchmarks.memory
 
 lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error
