@@ -63,8 +63,8 @@ class Capacity:
 
     loading: of a process until the model is sharded; with ZeRO 3 each one reads it whole.
     state: of a process on its device. host: what offloading keeps in the machine's memory instead, a process.
-    phases: one after the other, so that the largest counts. sampler: what it keeps on a process's device all the time.
-    whole: the weights of the model as it is saved.
+    phases: one after the other, so that the largest counts. sampler: what it keeps on a process's device all the time;
+    vllm: its share of the device, where it has one. whole: the weights of the model as it is saved.
     disk: by what it is for.
     sampled, prompts: the most tokens of a step; micro_batch: the most of one pass; passes: a process's gradient passes.
     """
@@ -78,6 +78,7 @@ class Capacity:
     host: int
     phases: list[Phase]
     sampler: int
+    vllm: int
     disk: dict[str, int]
     sampled: int
     prompts: int
@@ -91,9 +92,9 @@ class Capacity:
 
     def lacking(self, device_bytes: int) -> str | None:
         """Why that does not fit a device of so many bytes, and what would help; None where it does."""
-        if 0 < self.sampler < self.whole:
+        if 0 < self.vllm < self.whole:
             return (
-                f"vLLM gets {in_bytes(self.sampler)} of it, less than the model's {in_bytes(self.whole)}; sample from"
+                f"vLLM gets {in_bytes(self.vllm)} of it, less than the model's {in_bytes(self.whole)}; sample from"
                 " servers with GPUs of their own (rollout.placement=http://HOST:PORT)"
             )
         if self.peak <= device_bytes:
@@ -128,10 +129,13 @@ def capacity(policy: PreTrainedModel, settings: Settings, *, processes: int, dev
     groups = math.ceil(train.groups_per_step / processes)
     read = groups * (prompt + rollout.group_size * rollout.max_new_tokens)
     micro_batch = min(read, max(train.micro_batch_tokens, prompt + rollout.max_new_tokens))
+    vllm = _vllm(settings, whole, device_bytes, gpu=gpu)
+    awake = vllm if rollout.placement == "sleeping" else 0
+    copy = whole if rollout.engine == "transformers" and train.zero_stage == 3 else 0
     device, host = _offloaded(held, train, policy.dtype.itemsize) if train.offload else (held, 0)
     phases = [
-        Phase("sampling", _sampling(policy, settings, prompt, groups)),
-        Phase("giving weights to the sampler", _giving(policy, train)),
+        Phase("sampling", awake or _sampling(policy, settings, prompt, groups)),
+        Phase("giving weights to the sampler", awake + _giving(policy, train)),
         Phase("gradient pass", micro_batch_bytes(policy, micro_batch, rollout.max_new_tokens) + _moving(policy, train)),
         Phase("reducing gradients", 0 if train.zero_stage else policy.dtype.itemsize * min(ALL_REDUCE, trained)),
         Phase("optimizer step", _stepping(policy, train, held, processes)),
@@ -145,7 +149,8 @@ def capacity(policy: PreTrainedModel, settings: Settings, *, processes: int, dev
         state=device,
         host=host,
         phases=phases,
-        sampler=_sampler(settings, whole, device_bytes, gpu=gpu),
+        sampler=vllm - awake + copy,
+        vllm=vllm,
         disk=_disk(settings, whole, policy.dtype.itemsize * trained, held, processes),
         sampled=train.groups_per_step * rollout.group_size * rollout.max_new_tokens,
         prompts=train.groups_per_step * prompt,
@@ -214,7 +219,7 @@ def micro_batch_bytes(policy: PreTrainedModel, tokens: int, row: int) -> int:
         ]
         with _Live([*policy.parameters(), *policy.buffers()]) as live:
             scorer(batch).sum().backward()
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:
         raise UserError(
             f"the memory of {type(policy).__name__} cannot be computed from its shapes alone:"
             f" {' '.join(str(error).split())[:200]}"
@@ -256,7 +261,10 @@ class _Live(TorchDispatchMode):
 
 
 def _moving(policy: PreTrainedModel, train: TrainSettings) -> int:
-    """Weights that are gathered for the gradient pass, and gradients on their way to where they are kept."""
+    """Weights that are gathered for the gradient pass, and gradients on their way to where they are kept.
+
+    How many, training tells DeepSpeed in components/training/zero.py.
+    """
     width, at_once = policy.dtype.itemsize, weights_at_once(policy.config)
     largest = max(parameter.numel() for parameter in policy.parameters())
     if train.zero_stage == 0:
@@ -286,25 +294,23 @@ def _giving(policy: PreTrainedModel, train: TrainSettings) -> int:
 
 
 def _sampling(policy: PreTrainedModel, settings: Settings, prompt: int, groups: int) -> int:
-    """What the Transformers engine takes: keys and values, logits in three forms, and a model where this is sharded."""
+    """What the Transformers engine takes for a while: keys and values, and logits in three forms."""
     rollout, config = settings.rollout, policy.config.get_text_config()
     if rollout.engine == "vllm":
         return 0
     together = min(groups, max(1, rollout.batch_rollouts // rollout.group_size))
     rows = together * rollout.group_size
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 2 * config.num_hidden_layers * (config.num_key_value_heads or config.num_attention_heads) * width
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * heads * width
     ids = together * prompt + rows * rollout.max_new_tokens
     logits = 3 * FLOAT32 * rows * config.vocab_size
     return policy.dtype.itemsize * cached * ids + logits
 
 
-def _sampler(settings: Settings, whole: int, device_bytes: int, *, gpu: bool) -> int:
-    """What the sampler keeps on a training process's device all the time."""
-    rollout = settings.rollout
-    if rollout.engine == "transformers":
-        return whole if settings.train.zero_stage == 3 else 0
-    if rollout.urls:
+def _vllm(settings: Settings, whole: int, device_bytes: int, *, gpu: bool) -> int:
+    """What vLLM takes of a training process's device: a share of it, or on a CPU a model and its cache."""
+    if settings.rollout.engine != "vllm" or settings.rollout.urls:
         return 0
     return int(GPU_MEMORY_UTILIZATION * device_bytes) if gpu else whole + CPU_KV_CACHE_BYTES
 
