@@ -8,7 +8,8 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test studies lint lock clean gpu-check bench-step bench-rollouts bench-overlap bench-flow
+.PHONY: help setup data run test studies lint lock clean \
+	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ bench-overlap: setup ## time a step and outcome of rollout.staleness 0 and 1 (fi
 
 bench-flow: setup ## what a sweep costs beside the bare commands of its stages
 	@$(BIN)/python -m benchmarks.flow
+
+bench-memory: setup ## memory of each process of ZeRO 3 beside what `thaw plan` computes
+	@$(BIN)/python -m benchmarks.memory
 
 lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error

@@ -1,7 +1,6 @@
 """One training step of Thaw and of TRL, on the same model and the same shapes."""
 
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -13,6 +12,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from benchmarks.peak import peak, reset_peak
 from components.config import Arm, load_settings
 from components.policy.embedded import build_tokenizer
 from components.policy.model import device
@@ -69,11 +69,11 @@ def measure(case: Case) -> Measured:
     """Run one case in this process."""
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
-    before = _reset_peak()
+    before = reset_peak()
     steps = (_trl if case.system == "trl" else _thaw)(case)[case.warm_up :]
     tokens = sum(case.prompt_tokens + length for length in completion_lengths(case))
     wall, cpu = (statistics.median(times) for times in zip(*steps, strict=True))
-    return Measured(wall, cpu, tokens, _peak() - before)
+    return Measured(wall, cpu, tokens, peak() - before)
 
 
 def completion_lengths(case: Case) -> list[int]:
@@ -263,27 +263,6 @@ def _trl(case: Case) -> list[tuple[float, float]]:
             ]
         trainer.train()
     return clock.steps
-
-
-# Memory
-
-
-def _reset_peak() -> int:
-    """Forget the peak so far; the bytes in use now."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # see proc(5)
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-
-
-def _peak() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    line = next(
-        line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")
-    )
-    return int(line.split()[1]) * 1024
 
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
-from flows import gc, probe, registry_commands, theory
+from flows import gc, plan, probe, registry_commands, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
 
 app = typer.Typer(
@@ -237,6 +237,7 @@ def report(
     typer.echo(f"report: {out / 'index.html'}")
 
 
+app.command()(plan.plan)
 app.command()(probe.probe)
 app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)

@@ -7,11 +7,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from components.config import ModelSettings
 from components.errors import UserError
+from components.policy.embedded import build_model, build_tokenizer
 from components.rollout.engine import Markers
 
 # Transformers imports DeepSpeed when it saves, and DeepSpeed warns where it has to find out that there is no GPU.
@@ -48,6 +56,32 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
     if found["missing_keys"]:
         raise UserError(f"no model can be loaded from '{source}': its weights lack {sorted(found['missing_keys'])[0]}.")
     return model
+
+
+def load_shapes(settings: ModelSettings) -> PreTrainedModel:
+    """The policy on the meta device, where it has shapes and no numbers; reads its config.json from this machine alone.
+
+    Raises:
+        UserError: there is no such config here.
+    """
+    with torch.device("meta"):
+        if settings.name == "embedded":
+            return build_model(build_tokenizer(), 0).to(getattr(torch, settings.dtype))
+        try:
+            config = AutoConfig.from_pretrained(
+                settings.name, revision=settings.revision, local_files_only=True, trust_remote_code=False
+            )
+            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"no model config can be read from '{settings.name}' on this machine ({_reason(settings.name, error)});"
+                " name a folder with its config.json: --set model.name=FOLDER."
+            ) from error
+
+
+def weights_at_once(config: PretrainedConfig) -> int:
+    """How many weights ZeRO has in flight: those of a square matrix, as Transformers' `auto` would set it."""
+    return config.get_text_config().hidden_size ** 2
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -194,8 +194,11 @@ def _attention_backward(
 
 
 def _kernel(query: Tensor) -> str:
-    """The fused kernel for these queries: `cpu`, `flash` (CUDA), or `none`, where plain arithmetic stands in."""
-    if query.device.type == "cpu":
+    """The fused kernel for these queries: `cpu`, `flash` (CUDA), or `none`, where plain arithmetic stands in.
+
+    Without numbers, on the meta device, no kernel runs, and the shapes are those of a fused one.
+    """
+    if query.device.type in ("cpu", "meta"):
         return "cpu"
     fits = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
     return "flash" if fits and query.dtype in (torch.float16, torch.bfloat16) else "none"

@@ -235,6 +235,8 @@ class Trainer:
             values = self._forward(pieces, report)[1:].cpu()
             for piece, weights in _by_piece(pieces, values):
                 found[id(piece.group)][:, list(piece.members)] = weights.double()
+        # ZeRO 3 has begun to gather weights for a way back that does not come.
+        self.engine.empty_partition_cache()
         return found
 
     def _accumulate(self, pieces: Sequence[Piece], rollouts: int, step: int, report: UpdateReport) -> None:

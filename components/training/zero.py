@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from components.config import TrainSettings
 from components.policy.logprobs import Scorer
+from components.policy.model import weights_at_once
 
 MERGED = ".base_layer.weight"  # of a layer that carries an adapter
 PATIENCE = timedelta(hours=6)  # of a process that waits for the first one to validate
@@ -56,13 +57,18 @@ def open_deepspeed(scorer: Scorer, settings: TrainSettings) -> Any:
 
 
 def _config(scorer: Scorer, settings: TrainSettings) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    at_once = weights_at_once(scorer.policy.config)
+    zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": at_once}
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     if settings.zero_stage == 3:
         if settings.offload:
             zero["offload_param"] = {"device": "cpu"}
-        zero["stage3_param_persistence_threshold"] = 0
+        # By default up to 10^9 weights stay whole, and as many are stepped at once. Matrices have 3 to 5 squares: these
+        # are the one in use and the next one.
+        zero |= {"stage3_max_live_parameters": 8 * at_once, "stage3_max_reuse_distance": 0}
+        zero |= {"stage3_prefetch_bucket_size": at_once, "stage3_param_persistence_threshold": 0}
+        zero["sub_group_size"] = at_once
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
