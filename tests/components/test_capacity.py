@@ -36,7 +36,7 @@ def compare(found: dict[str, int], expected: Capacity, stage: int) -> None:
     lasting = state.bytes if stage == 3 else state.bytes - state.gradients
     assert found["gradients"] == (state.gradients if stage == 3 else 0)
     assert lasting <= found["live"] <= lasting * 1.06  # with a bucket of ZeRO 3, and numbers by the way
-    assert 0.7 * expected.peak <= found["peak"] <= expected.peak
+    assert 0.7 * expected.peak <= found["peak"] <= 1.06 * expected.peak  # the same
     # Beside what it holds a file has names and shapes, some 100 kB in all.
     assert found["saved"] == pytest.approx(expected.disk["state to resume from"] / 2, rel=0.02, abs=100_000)
 
