@@ -43,9 +43,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         _write_model(options.tokenizer, root / "model")
-        _write_raw(options.raw, root / "raw")
         settings = ["--params", PROFILE]
-        for setting in [*SETTINGS, "model.name=model", "task.path=raw"]:
+        for setting in [*SETTINGS, "model.name=model", f"task.path={options.raw.resolve()}"]:
             settings += ["--set", setting]
         _thaw(root, "prepare", "--out", "data", *settings)
         _thaw(root, "base", "--out", "base", *settings)
@@ -70,14 +69,6 @@ def _write_model(tokenizer: Path, folder: Path) -> None:
     Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     for file in tokenizer.iterdir():
         shutil.copy(file, folder)
-
-
-def _write_raw(raw: Path, folder: Path) -> None:
-    """The files as FinQA has them; where there is no test.json its development problems stand in."""
-    folder.mkdir()
-    for name in ("train", "dev", "test"):
-        found = raw / f"{name}.json"
-        shutil.copy(found if found.exists() else raw / "dev.json", folder / f"{name}.json")
 
 
 def _thaw(folder: Path, *arguments: object) -> None:
