@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks.shapes import QWEN3_06B
 from components.progress import say
 from components.tracking.runs import connect
 
@@ -62,10 +63,7 @@ def main() -> None:
 
 def _write_model(tokenizer: Path, folder: Path) -> None:
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
-        num_key_value_heads=8, head_dim=128, rope_theta=1e6, tie_word_embeddings=True, max_position_embeddings=40_960,
-    )  # fmt: skip
+    config = Qwen3Config(**QWEN3_06B, tie_word_embeddings=True, max_position_embeddings=40_960)
     Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     for file in tokenizer.iterdir():
         shutil.copy(file, folder)

@@ -192,17 +192,21 @@ def _scored(policy: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     return logprobs.detach().double().cpu(), torch.cat(gradient)
 
 
-@torch.no_grad()
 def _plain(policy: PreTrainedModel) -> torch.Tensor:
     """The same log-probabilities by Transformers' model as it is, a row at a time."""
     found = []
     for prompt, rows in zip(*_groups(), strict=True):
         for row in rows:
-            continued = (*row.rationale, *row.answer)
-            ids = torch.tensor([[*prompt, *continued]], device=policy.device)
-            logprobs = policy(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-            found.append(logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0].double().cpu())
+            found.append(_behind(policy, prompt, (*row.rationale, *row.answer)).double().cpu())
     return torch.cat(found)
+
+
+@torch.no_grad()
+def _behind(policy: PreTrainedModel, prompt: Sequence[int], continued: Sequence[int]) -> torch.Tensor:
+    """log p of every id behind a prompt, [their number], by Transformers' model as it is."""
+    ids = torch.tensor([[*prompt, *continued]], device=policy.device)
+    logprobs = policy(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+    return logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
 def _vllm(folder: Path, *, sleeps: bool) -> Figures:
@@ -233,11 +237,8 @@ def _sampled(engine: Any, policy: PreTrainedModel) -> Figures:
     return figures
 
 
-@torch.no_grad()
 def _error(policy: PreTrainedModel, rollout: Any) -> float:
-    ids = torch.tensor([[*rollout.prompt_ids, *rollout.rationale_ids, *rollout.answer_ids]])
-    true = policy(input_ids=ids).logits[0, len(rollout.prompt_ids) - 1 : -1].log_softmax(-1)
-    true = true.gather(1, ids[0, len(rollout.prompt_ids) :, None])[:, 0]
+    true = _behind(policy, rollout.prompt_ids, rollout.rationale_ids + rollout.answer_ids)
     end = len(rollout.rationale_ids)
     true[end - rollout.forced_end : end] = 0
     return (torch.tensor(rollout.logprobs) - true).abs().max().item()

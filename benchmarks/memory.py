@@ -11,7 +11,6 @@ import gc
 import json
 import multiprocessing
 import os
-import socket
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from components.capacity import capacity, micro_batch_bytes
 from components.config import Arm, Settings, load_settings
 from components.policy.model import load_model
 from components.rollout.engine import Rollout
+from components.rollout.server_process import free_port
 from components.training.batches import Group
 from components.training.ranks import Ranks
 from components.training.trainer import Trainer
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         torch.manual_seed(0)
         Qwen3ForCausalLM(MODEL).to(getattr(torch, settings.model.dtype)).save_pretrained(folder)
-        port = _free_port()
+        port = free_port("127.0.0.1")
         found = pool.starmap(train, [(rank, port, folder, settings) for rank in range(PROCESSES)], chunksize=1)
     figures = expected(settings)
     OUT.parent.mkdir(parents=True, exist_ok=True)
@@ -143,12 +143,6 @@ def _group(rank: int, step: int) -> Group:
         thought = tuple(torch.randint(256, (NEW - len(gold),), generator=random).tolist())
         rollouts.append(Rollout(prompt, thought, (), (-5.5,) * len(thought), "length", 0))
     return Group(prompt, rollouts, [gold] * GROUP_SIZE, None)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

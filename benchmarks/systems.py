@@ -13,6 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.peak import peak, reset_peak
+from benchmarks.shapes import QWEN3_06B
 from components.config import Arm, load_settings
 from components.policy.embedded import build_tokenizer
 from components.policy.model import device
@@ -98,10 +99,7 @@ def policy(case: Case) -> Qwen3ForCausalLM:
             "vocab_size": 260, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
         },
-        "qwen3-0.6b": {
-            "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 1e6,
-        },
+        "qwen3-0.6b": QWEN3_06B,
     }[case.model]  # fmt: skip
     special = {"eos_token_id": 257, "pad_token_id": 256, "bos_token_id": None, "tie_word_embeddings": True}
     model = Qwen3ForCausalLM(Qwen3Config(**shape, **special, max_position_embeddings=8192))

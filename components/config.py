@@ -204,6 +204,11 @@ class RolloutSettings(Section):
     table_rows: Positive
 
     @property
+    def served(self) -> bool:
+        """Whether servers sample, in processes of their own."""
+        return self.placement not in ("colocated", "sleeping")
+
+    @property
     def urls(self) -> list[str]:
         """Of the servers that somebody else started."""
         listed = [self.placement] if isinstance(self.placement, str) else self.placement
@@ -219,7 +224,7 @@ class RolloutSettings(Section):
 
     @model_validator(mode="after")
     def _broadcasts_to_servers(self) -> "RolloutSettings":
-        if self.transfer == "broadcast" and self.placement in ("colocated", "sleeping"):
+        if self.transfer == "broadcast" and not self.served:
             raise ValueError(
                 "rollout.transfer = broadcast is for servers: set rollout.placement to server or a URL, or"
                 " rollout.transfer to file."
@@ -228,7 +233,7 @@ class RolloutSettings(Section):
 
     @model_validator(mode="after")
     def _samples_beside(self) -> "RolloutSettings":
-        if self.staleness and self.placement in ("colocated", "sleeping"):
+        if self.staleness and not self.served:
             raise ValueError(
                 f"rollout.staleness = {self.staleness} samples while the trainer updates, which takes processes of"
                 " their own: set rollout.engine to vllm and rollout.placement to server or a URL."

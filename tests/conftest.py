@@ -1,6 +1,7 @@
 """What many tests share: the settings of the project, made small, real data, stores, and one thread."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from components.config import Settings, load_settings
 
 if TYPE_CHECKING:
+    from components.tracking.runs import Tracker
     from tests.postgres import Postgres
 
 PROJECT = Path(__file__).parent.parent
@@ -107,6 +109,16 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> "Tracker":
+    """MLflow in a file of this test's own."""
+    from components.tracking.runs import connect
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return connect(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from torch.distributed import ProcessGroupGloo
 
 from components.errors import TemporaryError, UserError
 from components.rollout.server_client import ServerClient
+from components.rollout.server_process import free_port
 
 CHUNK_BYTES = 1 << 28  # of weights that are named to the servers at once
 Named = list[tuple[str, Tensor]]
@@ -93,6 +94,11 @@ class Broadcast:
             self._threads.submit(server.transfer, path, body) for server, body in zip(self.servers, bodies, strict=True)
         ]
 
+    def invite(self, there: dict[str, Any], firsts: Sequence[int]) -> list[Future[None]]:
+        """Begin to let the processes of each server join a group, the first one by the rank that firsts has for it."""
+        infos = [{"init_info": there | {"rank_offset": first}} for first in firsts[:-1]]
+        return self.ask("init_weight_transfer_engine", infos)
+
     def tell(self, path: str, **body: Any) -> None:
         wait_for(self.ask(path, [body] * len(self.servers)))
 
@@ -111,9 +117,7 @@ class _GlooGroup:
         world, patience = firsts[-1], timedelta(seconds=way.timeout_seconds)
         self._store = TCPStore(address, 0, world, is_master=True, timeout=patience, wait_for_workers=False)
         there = {"master_address": address, "master_port": self._store.port, "world_size": world}
-        joining = way.ask(
-            "init_weight_transfer_engine", [{"init_info": there | {"rank_offset": first}} for first in firsts[:-1]]
-        )
+        joining = way.invite(there, firsts)
         deadline = time.monotonic() + way.timeout_seconds
         while not self._store.check([here(rank) for rank in range(1, world)]):
             wait_for(future for future in joining if future.done())
@@ -137,13 +141,8 @@ class _NcclGroup:
     def __init__(self, way: Broadcast, address: str, firsts: Sequence[int]) -> None:
         from vllm.distributed.weight_transfer.nccl_common import trainer_init
 
-        with socket.socket() as probe:
-            probe.bind((address, 0))
-            port = probe.getsockname()[1]
-        there = {"master_address": address, "master_port": port, "world_size": firsts[-1]}
-        joining = way.ask(
-            "init_weight_transfer_engine", [{"init_info": there | {"rank_offset": first}} for first in firsts[:-1]]
-        )
+        there = {"master_address": address, "master_port": free_port(address), "world_size": firsts[-1]}
+        joining = way.invite(there, firsts)
         self._group = trainer_init(there)
         wait_for(joining)
 

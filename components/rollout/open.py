@@ -27,7 +27,7 @@ def open_engine(
         return TransformersEngine(
             policy, markers, batch_rollouts=rollout.batch_rollouts, timeout_seconds=rollout.timeout_seconds
         )
-    if rollout.placement in ("colocated", "sleeping"):
+    if not rollout.served:
         from components.rollout.vllm_engine import VllmEngine
 
         return VllmEngine(

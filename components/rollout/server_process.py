@@ -31,9 +31,7 @@ class ServerProcess:
         Raises:
             UserError: the server does not start; its last words are told.
         """
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port = probe.getsockname()[1]
+        port = free_port(host)
         self.url = f"http://{host}:{port}"
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         arguments = [
@@ -97,6 +95,13 @@ class ServerProcess:
         self._log.seek(0)
         errors = [line.strip() for line in self._log.read().splitlines() if "Error" in line]
         return errors[-1][:300] if errors else "it said nothing; is vLLM installed?"
+
+
+def free_port(host: str) -> int:
+    """A port of this machine's address `host` that nobody listens to at the moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
 
 
 def _own_environment() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Registered versions side by side, compared and promoted, in a real MLflow store."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from components.evaluation.evaluate import score, summarize
 from components.report.comparison import write_page
 from components.report.results import read_samples
 from components.tracking import promotion
-from components.tracking.runs import Tracker, connect
+from components.tracking.runs import Tracker
 from components.tracking.version import Version
 from tasks.registry import (
     compare_versions,
@@ -33,13 +32,6 @@ EVALUATION = EvaluationSettings(samples=4, bootstrap=500, seed=0)
 GATE = PromoteSettings(test_set="test", margin=0.05)
 
 Register = Callable[..., Version]
-
-
-@pytest.fixture
-def tracker(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return connect(tmp_path)
 
 
 @pytest.fixture

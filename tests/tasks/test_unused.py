@@ -1,20 +1,12 @@
 """Which of a store's files nobody needs: those of deleted runs and of models without a version, and no others."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from components.tracking.runs import Run, Tracker, connect
+from components.tracking.runs import Run, Tracker
 from components.tracking.version import Version
 from tasks.unused import Kept
-
-
-@pytest.fixture
-def tracker(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return connect(tmp_path)
 
 
 @pytest.fixture

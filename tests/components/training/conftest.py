@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from components.policy.base import make_base
 from components.policy.model import load_model
-from components.tracking.runs import Tracker, connect
+from components.tracking.runs import connect
 from components.training import turn
 from tasks.inputs import make_data
 from tests.components.training.runs import Experiment, Reference
@@ -62,13 +62,6 @@ def new_policy(policy_folder: Path) -> Callable[[], PreTrainedModel]:
 def plain_policy() -> PreTrainedModel:
     """The same weights in Transformers' model as it is."""
     return build_policy()
-
-
-@pytest.fixture
-def tracker(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return connect(tmp_path)
 
 
 @pytest.fixture(scope="session")
