@@ -21,13 +21,12 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from benchmarks.peak import live, peak, peak_of, reset_peak
 from components.capacity import capacity, micro_batch_bytes
 from components.config import Arm, Settings, load_settings
-from components.policy.model import load_model
 from components.rollout.engine import Rollout
 from components.rollout.server_process import free_port
 from components.training.batches import Group
 from components.training.ranks import Ranks
 from components.training.trainer import Trainer
-from components.training.zero import start_ranks
+from components.training.zero import load_policy, start_ranks
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 OUT = Path("build/bench/memory.json")
@@ -103,7 +102,6 @@ def expected(settings: Settings) -> dict[str, int]:
         "one_layer": layer,
         "activations": activations,
         "bound": state + layer + activations,
-        "computed_start": found.loading,
         "computed_training": found.state.bytes + max(phase.bytes for phase in found.phases if phase.name != "sampling"),
     }
 
@@ -121,7 +119,7 @@ def train(rank: int, port: int, folder: str, settings: Settings) -> Measured:
     del tiny
     gc.collect()
     others, before = live(), reset_peak()
-    trainer = Trainer(load_model(folder, dtype=dtype), arm, settings.train, seed=0)
+    trainer = Trainer(load_policy(Path(folder), settings.train, dtype=dtype), arm, settings.train, seed=0)
     start = peak()
     reset_peak()
     for step in range(2):

@@ -61,7 +61,6 @@ class Phase:
 class Capacity:
     """What a run takes, in bytes and tokens.
 
-    loading: of a process until the model is sharded; with ZeRO 3 each one reads it whole.
     state: of a process on its device. host: what offloading keeps in the machine's memory instead, a process.
     phases: one after the other, so that the largest counts. sampler: what it keeps on a process's device all the time;
     vllm: its share of the device, where it has one. whole: the weights of the model as it is saved.
@@ -73,7 +72,6 @@ class Capacity:
     trained: int
     processes: int
     whole: int
-    loading: int
     state: State
     host: int
     phases: list[Phase]
@@ -88,7 +86,7 @@ class Capacity:
     @property
     def peak(self) -> int:
         """The most bytes of a process on its device at one time."""
-        return max(self.loading, self.state.bytes + self.sampler + max(phase.bytes for phase in self.phases))
+        return self.state.bytes + self.sampler + max(phase.bytes for phase in self.phases)
 
     def lacking(self, device_bytes: int) -> str | None:
         """Why that does not fit a device of so many bytes, and what would help; None where it does."""
@@ -145,7 +143,6 @@ def capacity(policy: PreTrainedModel, settings: Settings, *, processes: int, dev
         trained=trained,
         processes=processes,
         whole=whole,
-        loading=whole + (held.weights if train.zero_stage == 3 else 0),
         state=device,
         host=host,
         phases=phases,

@@ -75,7 +75,6 @@ def _memory(plan: "Plan") -> list[str]:
     }
     passing = {f"while it lasts: {phase.name}": phase.bytes for phase in found.phases}
     rows = {name: in_bytes(size) for name, size in (lasting | passing).items() if size}
-    rows |= {"in all, until the model is loaded": in_bytes(found.loading)}
     rows |= {"in all, at most at one time": in_bytes(found.peak)}
     rows |= {"beside it, in the machine's memory": in_bytes(found.host)} if found.host else {}
     lacking = found.lacking(plan.memory)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from components.errors import UserError
 from components.policy.packed_attention import Layout, make_layout
 from components.policy.prefix_attention import share_prompts
+from components.policy.sharded import whole
 
 LOGITS_AT_ONCE = 2**25  # how many exist at the same time: 128 MiB in float32
 
@@ -178,10 +180,22 @@ class _LogSoftmaxAt(torch.autograd.Function):
 
 @torch.no_grad()
 def _check_head(policy: PreTrainedModel) -> None:
-    """Refuse models that scale or cap their logits behind the head (Gemma 2, Granite, Cohere)."""
-    ids = torch.tensor([[0, 1]], device=policy.device)
-    logits = policy(input_ids=ids, use_cache=False).logits
-    plain = policy.lm_head(policy.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    """Refuse models that scale or cap their logits behind the head (Gemma 2, Granite, Cohere).
+
+    The layers stand aside for hidden states of our own: the head alone is looked at, however large and sharded the
+    rest.
+    """
+    weight = policy.lm_head.weight
+    width = getattr(weight, "ds_shape", weight.shape)[1]
+    hidden = torch.linspace(-99, 99, 2 * width).view(1, 2, width).to(weight)
+    body, standing_in = policy.base_model, BaseModelOutputWithPast(last_hidden_state=hidden)
+    with whole([weight]):
+        body.forward = lambda *_, **__: standing_in
+        try:
+            logits = policy(input_ids=torch.zeros(1, 2, dtype=torch.long, device=weight.device)).logits
+            plain = policy.lm_head(hidden)
+        finally:
+            del body.forward
     if not torch.allclose(plain, logits, rtol=1e-3):
         raise UserError(
             f"the logits of {type(policy).__name__} are not those of its lm_head alone; choose a model that neither"

@@ -58,6 +58,18 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
     return model
 
 
+def load_config(folder: Path) -> PretrainedConfig:
+    """The shapes of the model in a folder.
+
+    Raises:
+        UserError: nothing usable lies there.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"no model can be loaded from '{folder}': {_reason(folder, error)}") from error
+
+
 def load_shapes(settings: ModelSettings) -> PreTrainedModel:
     """The policy on the meta device, where it has shapes and no numbers; reads its config.json from this machine alone.
 

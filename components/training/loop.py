@@ -41,7 +41,7 @@ from components.training.ranks import Ranks, lost_processes_told
 from components.training.stream import GroupStream
 from components.training.trainer import Trainer, UpdateReport, Weighed
 from components.training.turn import Turn
-from components.training.zero import start_ranks
+from components.training.zero import load_policy, start_ranks
 
 RECORD = "train.json"
 SWITCH_TAG = "thaw.switch.step-"  # with the step's number: what is done from there on, and why
@@ -142,7 +142,7 @@ class _ArmRun:
         self.sampler = GroupSampler(
             settings, arm, seed, load_split(data, "train"), self.codec, rank=self.ranks.rank, ranks=self.ranks.size
         )
-        policy = load_model(base, dtype=settings.model.dtype).to(device())
+        policy = load_policy(base, settings.train, dtype=settings.model.dtype)
         self.trainer = Trainer(policy, arm, settings.train, seed=seed)
         # The Transformers engine samples from the trainer's own model, or from a copy where its weights are sharded.
         copies = settings.rollout.engine == "transformers" and not self.trainer.whole

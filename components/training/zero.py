@@ -2,18 +2,20 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.integrations import deepspeed as sharding
 
 from components.config import TrainSettings
 from components.policy.logprobs import Scorer
-from components.policy.model import weights_at_once
+from components.policy.model import device, load_config, load_model, weights_at_once
+from components.policy.sharded import whole
 
 MERGED = ".base_layer.weight"  # of a layer that carries an adapter
 PATIENCE = timedelta(hours=6)  # of a process that waits for the first one to validate
@@ -39,25 +41,50 @@ def end_ranks() -> None:
         torch.distributed.destroy_process_group()
 
 
+def load_policy(folder: Path, settings: TrainSettings, *, dtype: str) -> PreTrainedModel:
+    """The model to train, on this process's device; with ZeRO 3 each process keeps its shard of a weight as it is read.
+
+    Raises:
+        UserError: nothing usable lies in the folder.
+    """
+    if settings.zero_stage < 3:
+        return load_model(folder, dtype=dtype).to(device())
+    _prepare()
+    # Transformers shards what it loads as long as it knows of a configuration with ZeRO 3.
+    known = sharding.HfDeepSpeedConfig(_config(load_config(folder), getattr(torch, dtype), settings))
+    try:
+        return load_model(folder, dtype=dtype)
+    finally:
+        del known
+        sharding.unset_hf_deepspeed_config()
+
+
 def open_deepspeed(scorer: Scorer, settings: TrainSettings) -> Any:
     """A DeepSpeedEngine that trains what of the scorer requires a gradient."""
     import deepspeed
 
-    # On CPU DeepSpeed would compile a shared-memory collective for 45 s; gloo does what is needed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    start_ranks()
+    _prepare()
     parameters = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "adamw":
         optimizer = torch.optim.AdamW(parameters, eps=settings.adam_epsilon, **options)
     else:
         optimizer = torch.optim.SGD(parameters, **options)
-    engine, *_ = deepspeed.initialize(model=scorer, optimizer=optimizer, config=_config(scorer, settings))
+    config = _config(scorer.policy.config, next(scorer.parameters()).dtype, settings)
+    engine, *_ = deepspeed.initialize(model=scorer, optimizer=optimizer, config=config)
     return engine
 
 
-def _config(scorer: Scorer, settings: TrainSettings) -> dict[str, Any]:
-    at_once = weights_at_once(scorer.policy.config)
+def _prepare() -> None:
+    import deepspeed
+
+    # On CPU DeepSpeed would compile a shared-memory collective for 45 s; gloo does what is needed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    start_ranks()
+
+
+def _config(model: PretrainedConfig, dtype: torch.dtype, settings: TrainSettings) -> dict[str, Any]:
+    at_once = weights_at_once(model)
     zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": at_once}
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -76,7 +103,7 @@ def _config(scorer: Scorer, settings: TrainSettings) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # its own AdamW for CPU would be compiled first
         "zero_optimization": zero,
-        "bf16": {"enabled": next(scorer.parameters()).dtype == torch.bfloat16},
+        "bf16": {"enabled": dtype == torch.bfloat16},
         "steps_per_print": 10**9,
     }
 
@@ -92,8 +119,7 @@ def full_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             continue
         module = modules[name.rpartition(".")[0].removesuffix(".base_layer")]
         adapters = [*module.lora_A.parameters(), *module.lora_B.parameters()] if name.endswith(MERGED) else []
-        with ExitStack() as stack:
-            _gather(stack, [weight, *adapters])
+        with whole([weight, *adapters]):
             merged = weight.detach()
             if adapters:
                 merged = merged + module.get_delta_weight("default").detach().to(merged.dtype)
@@ -112,11 +138,3 @@ def discard_gradients(engine: Any) -> None:
         optimizer.all_grad_tensors = dict.fromkeys(optimizer.all_grad_tensors)
     elif hasattr(optimizer, "averaged_gradients"):
         optimizer.averaged_gradients = {}
-
-
-def _gather(stack: ExitStack, weights: list[Any]) -> None:
-    sharded = [weight for weight in weights if hasattr(weight, "ds_id")]
-    if sharded:
-        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-
-        stack.enter_context(GatheredParameters(sharded))

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 RUNS = ["garl-q0.75-stage0", "garl-q0.75-stage1", "garl-q0.75-stage2", "garl-q0.75-stage3", "paft-q0.75-stage2",
-        "paft-q0.75-stage3", "grpo-stage2"]  # fmt: skip
+        "paft-q0.75-stage3", "grpo-stage2", "garl-q0.75-stage3-lora"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,4 +34,4 @@ def test_two_processes_give_the_weights_of_one(run: str, weights: dict[int, Path
     assert one.keys() == two.keys() == before.keys()
     for name, weight in one.items():
         assert (two[name] - weight).norm() <= 1e-5 * weight.norm(), name
-    assert max((weight - before[name]).norm() / weight.norm() for name, weight in one.items()) > 5e-3
+    assert max((weight - before[name]).norm() / weight.norm() for name, weight in one.items()) > 3e-3
