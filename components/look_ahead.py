@@ -6,7 +6,7 @@ is measured before, midway and behind. Every figure is measured; only what comes
 
 import gc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ from components.errors import UserError
 from components.evaluation.metrics import Values, bootstrap, finite
 from components.forecast import Forecast, Gradient, escape_times, half_escape
 from components.objective.estimators import amplification_bias
-from components.policy.logprobs import Scorer
-from components.policy.model import Codec, device, load_model, load_tokenizer
+from components.policy.model import Codec, load_tokenizer
 from components.probe import grpo_signal, log_success
 from components.progress import progress, say
 from components.randomness import derive_seed
 from components.rollout.engine import RolloutEngine
 from components.rollout.open import open_engine
 from components.training.groups import GroupSampler
-from components.training.trainer import Trainer
+from components.training.ranks import Ranks
+from components.training.trainer import Trainer, open_trainer, sampled_model
 from components.training.turn import Turn
 from components.training.zero import start_ranks
 
@@ -38,7 +38,7 @@ BATCHES = 2  # whose gradients are compared
 
 
 def look_ahead(settings: Settings, log_p: Sequence[float | None], *, data: Path, base: Path) -> list[Forecast]:
-    """A forecast for every arm of the settings, by one process.
+    """A forecast for every arm of the settings; all processes share the work, and each of them gets the forecasts.
 
     log_p: of the probed examples under the base model, in nats, None for log 0.
 
@@ -48,13 +48,13 @@ def look_ahead(settings: Settings, log_p: Sequence[float | None], *, data: Path,
     arms = [Arm.parse(name) for name in settings.arms]
     say(_cost(settings, len(arms)))
     start_ranks()
+    ranks = Ranks()
     train = load_split(data, "train")
     held_out = [example(row) for row in islice(load_split(data, "validation"), settings.probe.held_out)]
     codec = Codec(load_tokenizer(base), settings.model, chat=settings.task.start == "warm")
-    copy = load_model(base, dtype=settings.model.dtype).to(device())  # what rationales are sampled from
     found = []
-    with open_engine(settings, copy, base, codec.markers) as engine:
-        look = _Look(settings, engine, copy, codec, held_out)
+    with open_engine(settings, sampled_model(settings, base), base, codec.markers, ranks) as engine:
+        look = _Look(settings, engine, codec, held_out)
         for arm in arms:
             found.append(look.ahead(arm, train, base, log_p))
             gc.collect()  # of the arm's weights and optimizer, before the next one's come
@@ -62,54 +62,43 @@ def look_ahead(settings: Settings, log_p: Sequence[float | None], *, data: Path,
 
 
 class _Look:
-    """What all arms' look-aheads share: the engine, the model that it samples from, and the held-out examples."""
+    """What all arms' look-aheads share: the engine, with weights of its own, and the held-out examples."""
 
-    def __init__(
-        self, settings: Settings, engine: RolloutEngine, copy: torch.nn.Module, codec: Codec, held_out: list[Example]
-    ) -> None:
-        self.settings, self.engine, self.copy, self.codec, self.held_out = settings, engine, copy, codec, held_out
-        self.scorer = Scorer(copy)
+    def __init__(self, settings: Settings, engine: RolloutEngine, codec: Codec, held_out: list[Example]) -> None:
+        self.settings, self.engine, self.codec, self.held_out = settings, engine, codec, held_out
         self.before: Tensor | None = None  # log P under the base model, which is every arm's
 
     def ahead(self, arm: Arm, train: Sequence[Any], base: Path, log_p: Sequence[float | None]) -> Forecast:
         """One arm's forecast; train: the training split. log_p: as in look_ahead."""
-        settings = self.settings.train.model_copy(update={"non_finite": "skip"})  # it would end the other arms' too
-        sampler = GroupSampler(self.settings, arm, derive_seed("forecast"), train, self.codec)
-        policy = load_model(base, dtype=self.settings.model.dtype).to(device())
-        trainer = Trainer(policy, arm, settings, seed=sampler.seed)
+        skipping = self.settings.train.model_copy(update={"non_finite": "skip"})  # it would end the other arms' too
+        settings, seed = self.settings.model_copy(update={"train": skipping}), derive_seed("forecast")
+        trainer = open_trainer(settings, arm, seed, base)
+        ranks = {"rank": trainer.ranks.rank, "ranks": trainer.ranks.size}
+        sampler = GroupSampler(settings, arm, seed, train, self.codec, **ranks)
         if self.before is None:
-            self._sample_from(trainer.weights())
-            self.before = self._log_p()
+            self.before = self._log_p(trainer)
         gradient = self._gradient(arm, trainer, sampler)
         curves: list[dict[str, float]] = []
         steps, midway = _steps(self.settings), self.before
         for step in progress(range(steps), f"look ahead {arm.name}"):
-            self._sample_from(trainer.weights())
             if step and step == steps // 2:
-                midway = self._log_p()
-                self._sample_from(trainer.weights())  # again, for an engine may have given its memory back
-            turn = Turn.at(arm, step, settings.steps, curves)
+                midway = self._log_p(trainer)
+            self.engine.load_weights(trainer.weights())
+            turn = Turn.at(arm, step, settings.train.steps, curves)
             report = trainer.update(sampler.groups(self.engine, step), step, turn)
             curves.append(report.metrics() | turn.figures(arm, report.mean_log_p, curves))
-        self._sample_from(trainer.weights())
+        sides = (self.before.numpy(), midway.numpy(), self._log_p(trainer).numpy())
         trainer.close()
-        sides = (self.before.numpy(), midway.numpy(), self._log_p().numpy())
         return self._told(arm, gradient, log_p, *sides)
 
-    def _sample_from(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        own = self.copy.state_dict()
-        with torch.no_grad():
-            for name, weight in weights:
-                own[name].copy_(weight)
-        self.engine.load_weights(own.items())
-
-    def _log_p(self) -> Tensor:
-        return log_success(self.engine, self.scorer, self.codec, self.held_out, self.settings)
+    def _log_p(self, trainer: Trainer) -> Tensor:
+        self.engine.load_weights(trainer.weights())
+        return log_success(self.engine, trainer, self.codec, self.held_out, self.settings)
 
     def _gradient(self, arm: Arm, trainer: Trainer, sampler: GroupSampler) -> Gradient:
         found = []
         for batch in range(BATCHES):
-            self._sample_from(trainer.weights())  # again, for an engine may have given its memory back
+            self.engine.load_weights(trainer.weights())  # again, for an engine may have given its memory back
             found.append(trainer.gradient(sampler.groups(self.engine, batch), batch))
         (one, _), (other, _) = found
         sizes = [gradient.norm().item() for gradient, _ in found]

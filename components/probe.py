@@ -13,18 +13,19 @@ from pathlib import Path
 
 import torch
 
-from components.config import Settings
+from components.config import Arm, Settings
 from components.data.example import Example
 from components.data.prepare import example, load_split
-from components.evaluation.evaluate import evaluate, gold_log_p
+from components.evaluation.evaluate import evaluate
 from components.evaluation.metrics import finite
-from components.policy.logprobs import Scorer
-from components.policy.model import Codec, device, load_model, load_tokenizer
+from components.policy.model import Codec, load_tokenizer
 from components.progress import progress
 from components.randomness import derive_seed, generator
 from components.rollout.engine import RolloutEngine, Sampling
 from components.rollout.open import open_engine
 from components.rollout.sample import sample
+from components.training.groups import gold_group
+from components.training.trainer import Trainer, open_trainer, sampled_model
 
 ROWS, BAR = 10, 40  # the most rows of a histogram, and the characters of its longest bar
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -47,18 +48,22 @@ class Probe:
 def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
     """Estimate P of settings.probe.examples training examples under the base model; writes out/probe.json.
 
-    out also gets samples.jsonl, the base model's answers to the test split.
+    All processes share the work, and each of them gets the result. out also gets samples.jsonl, the base model's
+    answers to the test split.
     """
     torch.set_num_threads(settings.compute.threads)
-    policy = load_model(base, dtype=settings.model.dtype).to(device())
+    # Before any update all arms' trainers score alike.
+    trainer = open_trainer(settings, Arm.parse(settings.arms[0]), derive_seed("probe"), base)
+    ranks = trainer.ranks
     codec = Codec(load_tokenizer(base), settings.model, chat=settings.task.start == "warm")
     train = load_split(data, "train")
     chosen = torch.randperm(len(train), generator=generator("probe"))[: settings.probe.examples]
     probed = [example(train[int(index)]) for index in chosen]
-    with open_engine(settings, policy, base, codec.markers) as engine:
-        log_p = log_success(engine, Scorer(policy), codec, probed, settings)
+    with open_engine(settings, sampled_model(settings, base, trainer), base, codec.markers, ranks) as engine:
+        log_p = log_success(engine, trainer, codec, probed, settings)
         test = [example(row) for row in load_split(data, "test")]
-        result = evaluate(engine, codec, test, settings.task.name, settings.rollout, settings.evaluation)
+        result = evaluate(engine, codec, test, settings.task.name, settings.rollout, settings.evaluation, ranks)
+    trainer.close()
     p = log_p.exp()
     found = Probe(
         examples=len(p),
@@ -70,6 +75,8 @@ def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
         log_p=[finite(value) for value in log_p.tolist()],
         base=result.figures(),
     )
+    if not ranks.first:
+        return found
     out.mkdir(parents=True, exist_ok=True)
     (out / "probe.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
     result.write(out / "samples.jsonl")
@@ -77,22 +84,28 @@ def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
 
 
 def log_success(
-    engine: RolloutEngine, scorer: Scorer, codec: Codec, examples: Sequence[Example], settings: Settings
+    engine: RolloutEngine, trainer: Trainer, codec: Codec, examples: Sequence[Example], settings: Settings
 ) -> torch.Tensor:
-    """log w_bar of every example, [examples] in float64, from one group of rationales each."""
-    groups_at_once = settings.train.groups_per_step
-    found: list[float] = []
+    """log w_bar of every example, [examples] in float64, from one group of rationales each.
+
+    All processes share the examples, and each of them gets all values.
+    """
+    groups_at_once, ranks = settings.train.groups_per_step, trainer.ranks
+    found: dict[int, float] = {}
     for first in progress(range(0, len(examples), groups_at_once), "probe"):
-        batch = examples[first : first + groups_at_once]
+        places = range(min(groups_at_once, len(examples) - first))[ranks.rank :: ranks.size]
+        mine = [examples[first + place] for place in places]
         sampling = Sampling(
             max_new_tokens=settings.rollout.max_new_tokens,
             answer_reserve=settings.rollout.answer_reserve,
             seed=derive_seed("probe", first),
             answers=False,
+            places=tuple(places),
         )
-        groups = sample(engine, codec, batch, settings.rollout.group_size, sampling)
-        found += [gold_log_p(scorer, codec, item, group) for item, group in zip(batch, groups, strict=True)]
-    return torch.tensor(found, dtype=torch.float64)
+        sampled = sample(engine, codec, mine, settings.rollout.group_size, sampling)
+        groups = [gold_group(codec, *group) for group in zip(mine, sampled, places, strict=True)]
+        found |= zip((first + place for place in places), trainer.log_p(groups), strict=True)
+    return torch.tensor(ranks.merge(found), dtype=torch.float64)
 
 
 def grpo_signal(p: torch.Tensor, group_size: int) -> float:

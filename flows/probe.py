@@ -24,19 +24,22 @@ def probe(
     Estimates how often the base model is right, then takes a few real steps with every arm on a copy of it.
     """
     settings = load_settings(params, overrides or [])
-    from components.tracking.runs import connect
     from tasks.inputs import find_base, find_data
+    from tasks.launch import launch, needs_launch
+
+    data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
+    if needs_launch(settings.compute):
+        changes = [part for override in overrides or [] for part in ("--set", override)]
+        inputs = ["--data", str(data), "--base", str(base), "--params", str(params)]
+        raise typer.Exit(launch(settings.compute, ["probe", "--out", str(out), *inputs, *changes]))
+    from components.progress import speaks
+    from components.tracking.runs import connect
     from tasks.probe import run_probe
     from tasks.workspace import project_root
 
-    found = run_probe(
-        settings,
-        data=find_data(settings, data, BUILD, out),
-        base=find_base(settings, base, BUILD, out),
-        out=out,
-        tracker=connect(project_root()),
-    )
-    _show(settings, found)
+    found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root()))
+    if speaks():
+        _show(settings, found)
 
 
 def _show(settings: Settings, probed: "Probed") -> None:

@@ -35,10 +35,11 @@ def evaluate_model(
     import torch
 
     from components.data.reading import digest
-    from components.evaluation.evaluate import answer, summarize
-    from components.policy.model import Codec, device, load_model, load_tokenizer
+    from components.evaluation.evaluate import evaluate
+    from components.policy.model import Codec, load_tokenizer
     from components.rollout.open import open_engine
     from components.training.ranks import Ranks
+    from components.training.trainer import sampled_model
     from components.training.zero import end_ranks, start_ranks
 
     torch.set_num_threads(settings.compute.threads)
@@ -54,14 +55,9 @@ def evaluate_model(
     examined = digest(*(part for item in examples for part in (item.id, item.prompt, *item.answers)))
     if version is not None and record:
         registry().check_test_set(version, record, examined)  # now and not when all the sampling is done
-    policy = load_model(folder, dtype=settings.model.dtype).to(device())
     codec = Codec(load_tokenizer(folder), settings.model, chat=settings.task.start == "warm")
-    with open_engine(settings, policy, folder, codec.markers, ranks) as engine:
-        mine = answer(
-            engine, codec, examples, settings.task.name, settings.rollout, settings.evaluation,
-            description="evaluate", rank=ranks.rank, ranks=ranks.size,
-        )  # fmt: skip
-    result = summarize(ranks.merge({place: scored for place, scored, _ in mine}), settings.evaluation)
+    with open_engine(settings, sampled_model(settings, folder), folder, codec.markers, ranks) as engine:
+        result = evaluate(engine, codec, examples, settings.task.name, settings.rollout, settings.evaluation, ranks)
     end_ranks()
     figures = result.figures()
     if not ranks.first:

@@ -1,4 +1,4 @@
-"""Training and evaluating on several processes: this command again, on all of them, by DeepSpeed's launcher."""
+"""Work on several processes: this command again, on all of them, by DeepSpeed's launcher."""
 
 import os
 import socket

@@ -21,25 +21,32 @@ class Probed:
 
 
 def run_probe(settings: Settings, *, data: Path, base: Path, out: Path, tracker: "Tracker") -> Probed:
-    """Probe the base model and look ahead; writes out/probe.json, samples.jsonl and forecast.json.
+    """Probe the base model and look ahead, together with the other processes that a launcher started.
+
+    Writes out/probe.json, samples.jsonl and forecast.json.
 
     Raises:
         UserError: data or base model cannot be used.
+        TemporaryError: the sampler, or another process, is gone.
     """
     from components.forecast import write
     from components.look_ahead import look_ahead
     from components.probe import probe
-    from components.training.zero import start_ranks
+    from components.training.ranks import Ranks, lost_processes_told
+    from components.training.zero import end_ranks, start_ranks
 
-    (out / "forecast.json").unlink(missing_ok=True)  # of an earlier probe
     start_ranks()  # before vLLM, which would take the process group for its own
-    found = probe(settings, data=data, base=base, out=out)
-    forecasts = []
-    if settings.probe.look_ahead:
-        forecasts = look_ahead(settings, found.log_p, data=data, base=base)
-        write(out, forecasts)
-    probed = Probed(found, forecasts)
-    _track(settings, probed, out, tracker)
+    with lost_processes_told():
+        found = probe(settings, data=data, base=base, out=out)
+        forecasts = look_ahead(settings, found.log_p, data=data, base=base) if settings.probe.look_ahead else []
+    probed, first = Probed(found, forecasts), Ranks().first
+    end_ranks()
+    if first:
+        # What an earlier probe forecast goes even where this one looks not ahead.
+        (out / "forecast.json").unlink(missing_ok=True)
+        if forecasts:
+            write(out, forecasts)
+        _track(settings, probed, out, tracker)
     return probed
 
 

@@ -7,18 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from components.config import EvaluationSettings, RolloutSettings
 from components.data.example import Example
 from components.evaluation.answers import exact, is_correct, normalize, same_value
 from components.evaluation.metrics import Estimate, bootstrap, majority, pass_at_k
-from components.objective.estimators import log_mean
-from components.policy.logprobs import Row, Scorer, sequence_logprobs
 from components.policy.model import Codec
 from components.progress import progress
 from components.randomness import derive_seed
-from components.rollout.engine import Rollout, RolloutEngine, Sampling
+from components.rollout.engine import Alone, Peers, Rollout, RolloutEngine, Sampling
 from components.rollout.sample import sample
 
 
@@ -100,10 +97,15 @@ def evaluate(
     task: str,
     rollout: RolloutSettings,
     settings: EvaluationSettings,
+    peers: Peers | None = None,
 ) -> Evaluation:
-    """Sample settings.samples answers of every example and score them; equal seeds give equal figures."""
-    answered = answer(engine, codec, examples, task, rollout, settings, description="evaluate")
-    return summarize([scored for _, scored, _ in answered], settings)
+    """Sample settings.samples answers of every example and score them; equal seeds give equal figures.
+
+    peers: the processes that share the examples; each of them gets the whole evaluation.
+    """
+    peers = peers or Alone()
+    answered = answer(engine, codec, examples, task, rollout, settings, peers, description="evaluate")
+    return summarize(peers.merge({place: scored for place, scored, _ in answered}), settings)
 
 
 def answer(
@@ -113,18 +115,17 @@ def answer(
     task: str,
     rollout: RolloutSettings,
     settings: EvaluationSettings,
+    peers: Peers,
     *,
     description: str,
-    rank: int = 0,
-    ranks: int = 1,
 ) -> list[tuple[int, Scored, list[Rollout]]]:
-    """The place of each example, its score, and the answers that were sampled for it.
+    """The place of each of this process's examples, its score, and the answers that were sampled for it.
 
-    rank, ranks: this process among those that share the examples, a batch each in turn: the figures do not depend on
-        their number where the engine is deterministic.
+    peers: the processes that share the examples, a batch each in turn: the figures do not depend on their number where
+        the engine is deterministic.
     """
     at_once = max(1, rollout.batch_rollouts // settings.samples)
-    batches = range(0, len(examples), at_once)[rank::ranks]
+    batches = range(0, len(examples), at_once)[peers.rank :: peers.size]
     found: list[tuple[int, Scored, list[Rollout]]] = []
     for first in progress(batches, description):
         batch = examples[first : first + at_once]
@@ -138,16 +139,6 @@ def answer(
             answers = [codec.answer_text(rollout.answer_ids) for rollout in group]
             found.append((place, score(example, answers, task), group))
     return found
-
-
-@torch.no_grad()
-def gold_log_p(scorer: Scorer, codec: Codec, example: Example, group: Sequence[Rollout]) -> float:
-    """log P of an example's gold answer, in nats, by one group of rationales: the log of their mean w; may be -inf."""
-    gold = codec.gold_answer(example.answers[0])
-    rows = [Row(rollout.rationale_ids, gold, rollout.forced_end) for rollout in group]
-    batch = scorer.collate([group[0].prompt_ids], [rows])
-    _, log_w = sequence_logprobs(scorer(batch), batch)
-    return log_mean(log_w[None].cpu()).item()
 
 
 def score(example: Example, answers: list[str], task: str) -> Scored:

@@ -86,6 +86,7 @@ class PromptError(UserError):
 class Peers(Protocol):
     """The processes of a run, which sample at the same time, each its own prompts; training's Ranks are such."""
 
+    rank: int  # this one's number, from 0
     size: int  # how many they are
 
     @property
@@ -97,15 +98,23 @@ class Peers(Protocol):
         """The first process's item, on every process; every process has to ask."""
         ...
 
+    def merge(self, items: dict[int, Item]) -> list[Item]:
+        """The items of all processes by their places, which are 0 and up; every process has to ask."""
+        ...
+
 
 class Alone:
     """A process without peers."""
 
+    rank = 0
     size = 1
     first = True
 
     def share(self, item: Item) -> Item:
         return item
+
+    def merge(self, items: dict[int, Item]) -> list[Item]:
+        return [items[place] for place in sorted(items)]
 
 
 class RolloutEngine(Protocol):

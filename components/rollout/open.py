@@ -11,11 +11,12 @@ from components.rollout.transformers_engine import TransformersEngine
 
 
 def open_engine(
-    settings: Settings, policy: PreTrainedModel, folder: Path, markers: Markers, peers: Peers | None = None
+    settings: Settings, policy: PreTrainedModel | None, folder: Path, markers: Markers, peers: Peers | None = None
 ) -> RolloutEngine:
     """The engine of rollout.engine for a policy that was loaded from `folder`; use it as a context manager.
 
-    The Transformers engine samples from `policy` itself; vLLM loads the folder and takes new weights by load_weights.
+    The Transformers engine samples from `policy` itself; vLLM needs none: it loads the folder and takes new weights by
+    load_weights.
 
     peers: the processes that open one at the same time, where there are several; servers are shared by all of them.
 
@@ -24,6 +25,7 @@ def open_engine(
     """
     rollout = settings.rollout
     if rollout.engine == "transformers":
+        assert policy is not None
         return TransformersEngine(
             policy, markers, batch_rollouts=rollout.batch_rollouts, timeout_seconds=rollout.timeout_seconds
         )

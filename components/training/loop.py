@@ -19,7 +19,7 @@ from components.errors import UserError
 from components.evaluation.evaluate import Scored, answer, summarize
 from components.evaluation.metrics import Estimate, finite
 from components.links import copy_model
-from components.policy.model import Codec, device, load_model, load_tokenizer
+from components.policy.model import Codec, load_tokenizer
 from components.policy.saving import save_policy
 from components.progress import progress, say
 from components.randomness import derive_seed, generator
@@ -39,9 +39,9 @@ from components.training.checkpoint import (
 from components.training.groups import GroupSampler, gold_group
 from components.training.ranks import Ranks, lost_processes_told
 from components.training.stream import GroupStream
-from components.training.trainer import Trainer, UpdateReport, Weighed
+from components.training.trainer import UpdateReport, Weighed, open_trainer, sampled_model
 from components.training.turn import Turn
-from components.training.zero import load_policy, start_ranks
+from components.training.zero import start_ranks
 
 RECORD = "train.json"
 SWITCH_TAG = "thaw.switch.step-"  # with the step's number: what is done from there on, and why
@@ -142,11 +142,8 @@ class _ArmRun:
         self.sampler = GroupSampler(
             settings, arm, seed, load_split(data, "train"), self.codec, rank=self.ranks.rank, ranks=self.ranks.size
         )
-        policy = load_policy(base, settings.train, dtype=settings.model.dtype)
-        self.trainer = Trainer(policy, arm, settings.train, seed=seed)
-        # The Transformers engine samples from the trainer's own model, or from a copy where its weights are sharded.
-        copies = settings.rollout.engine == "transformers" and not self.trainer.whole
-        self.sampled = load_model(base, dtype=settings.model.dtype).to(device()) if copies else policy
+        self.trainer = open_trainer(settings, arm, seed, base)
+        self.sampled = sampled_model(settings, base, self.trainer)
         self.state = RunState(identity)
         found = find_state(out / "state")
         if found is not None:
@@ -361,9 +358,8 @@ class _ArmRun:
             settings.task.name,
             settings.rollout,
             settings.evaluation,
+            ranks,
             description="validate",
-            rank=ranks.rank,
-            ranks=ranks.size,
         )
         engine.sleep()
         groups = [gold_group(self.codec, self.validation[place], rollouts, place) for place, _, rollouts in found]

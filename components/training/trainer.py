@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.config import Arm, Method, TrainSettings
+from components.config import Arm, Method, Settings, TrainSettings
 from components.errors import UserError
 from components.objective import estimators, importance, rewards
 from components.objective.commitment import ATTENUATION
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs
+from components.policy.model import device, load_model
 from components.randomness import generator
 from components.training.batches import Group, Piece, cut, micro_batches
 from components.training.lora import add_adapters
 from components.training.ranks import Ranks
 from components.training.turn import Turn
-from components.training.zero import discard_gradients, full_weights, open_deepspeed, start_ranks
+from components.training.zero import discard_gradients, full_weights, load_policy, open_deepspeed, start_ranks
 
 BY_REWARD = {
     Method.GRPO: rewards.grpo,
@@ -114,6 +115,27 @@ class UpdateReport:
         return metrics
 
 
+def open_trainer(settings: Settings, arm: Arm, seed: int, base: Path) -> "Trainer":
+    """A trainer of the model in a Hugging Face folder; all processes open it together.
+
+    Raises:
+        UserError: nothing usable lies there.
+    """
+    start_ranks()
+    policy = load_policy(base, settings.train, dtype=settings.model.dtype)
+    return Trainer(policy, arm, settings.train, seed=seed)
+
+
+def sampled_model(settings: Settings, base: Path, trainer: "Trainer | None" = None) -> PreTrainedModel | None:
+    """What the Transformers engine samples from: the trainer's own model, or a copy where there is no whole one; None
+    for other engines, which load the folder themselves."""
+    if settings.rollout.engine != "transformers":
+        return None
+    if trainer is not None and trainer.whole:
+        return trainer.policy
+    return load_model(base, dtype=settings.model.dtype).to(device())
+
+
 class Trainer:
     """Updates a policy by one weighted log-likelihood, whatever the estimator.
 
@@ -162,7 +184,7 @@ class Trainer:
     def gradient(self, groups: Sequence[Group], step: int) -> tuple[Tensor, UpdateReport]:
         """The gradient that an update would follow, before clipping, and what it saw; no step is taken.
 
-        For a process alone. Returns it flat, [number of trained weights] in float32 on their device.
+        Returns it flat, [number of trained weights] in float32 on their device, whole on every process.
         """
         self.turn = Turn.at(self.arm, step, self.settings.steps, [])
         trained = [parameter for parameter in self.scorer.parameters() if parameter.requires_grad]
@@ -174,7 +196,10 @@ class Trainer:
         discard_gradients(self.engine)
         for hook in hooks:
             hook.remove()
-        return torch.cat([total.flatten() for total in sums]), report
+        gradient = torch.cat([total.flatten() for total in sums])
+        if self.ranks.size > 1:
+            torch.distributed.all_reduce(gradient)
+        return gradient / self.ranks.size, report
 
     def log_p(self, groups: Sequence[Group]) -> list[float]:
         """log P of every group's answer by its rationales, in nats: the log of their mean w; may be -inf.

@@ -1,6 +1,7 @@
 """DeepSpeed around the scorer: ZeRO, precision, optimizer and offload as the settings say, alone or on many ranks."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -80,6 +81,8 @@ def _prepare() -> None:
 
     # On CPU DeepSpeed would compile a shared-memory collective for 45 s; gloo does what is needed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls collectives by names that PyTorch is about to give up, and would be told so at every call.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     start_ranks()
 
 

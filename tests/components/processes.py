@@ -1,20 +1,21 @@
-"""A module on two processes that find each other as those of a launcher do, each with an end of its own."""
+"""A module on processes that find each other as those of a launcher do, each with an end of its own."""
 
 import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
 
 
-def start_two(module: str, *arguments: object) -> list[subprocess.Popen[str]]:
-    """Run `python -m module arguments` twice; what each says comes out of its stdout."""
+def start(processes: int, module: str, *arguments: object) -> list[subprocess.Popen[str]]:
+    """Run `python -m module arguments` so often at the same time; what each says comes out of its stdout."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     outside = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return [
         subprocess.Popen(
@@ -25,16 +26,17 @@ def start_two(module: str, *arguments: object) -> list[subprocess.Popen[str]]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(processes)
     ]
 
 
-def run_two(module: str, *arguments: object, timeout: float) -> list[tuple[int, str]]:
-    """Status and words of each process, once both have ended."""
-    processes = start_two(module, *arguments)
+def run(processes: int, module: str, *arguments: object, timeout: float) -> list[tuple[int, str]]:
+    """Status and words of each process, once all have ended."""
+    started = start(processes, module, *arguments)
     try:
-        said = [process.communicate(timeout=timeout)[0] for process in processes]
+        with ThreadPoolExecutor(processes) as pool:  # one that nobody listens to would stop when its pipe is full
+            said = list(pool.map(lambda process: process.communicate(timeout=timeout)[0], started))
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
-    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
+    return [(process.returncode, words) for process, words in zip(started, said, strict=True)]

@@ -14,7 +14,7 @@ from components.policy.logprobs import Row, Scorer
 from components.policy.model import load_shapes
 from components.training.lora import add_adapters
 from tests.components.capacity_on_ranks import CASES, SHARED, build, measure, settings
-from tests.components.processes import run_two
+from tests.components.processes import run
 from tests.conftest import small_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,7 +52,7 @@ def test_one_process_holds_what_was_computed(case: tuple[str, int, int], tmp_pat
 
 @pytest.mark.slow
 def test_each_of_two_processes_holds_what_was_computed(tmp_path: Path) -> None:
-    for rank, (status, words) in enumerate(run_two("tests.components.capacity_on_ranks", tmp_path, timeout=500)):
+    for rank, (status, words) in enumerate(run(2, "tests.components.capacity_on_ranks", tmp_path, timeout=500)):
         assert status == 0, words
         found = json.loads((tmp_path / f"rank-{rank}.json").read_text(encoding="utf-8"))
         for measured, case in zip(found, SHARED, strict=True):

@@ -14,11 +14,11 @@ from components.data.prepare import example, load_split
 from components.forecast import Forecast, escape_times
 from components.look_ahead import look_ahead, with_gradient
 from components.policy.base import make_base
-from components.policy.logprobs import Scorer
 from components.policy.model import Codec, load_model, load_tokenizer
 from components.probe import log_success
 from components.rollout.engine import Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
+from components.training.trainer import Trainer
 from tasks.inputs import make_data
 from tests.conftest import small_settings
 
@@ -67,7 +67,9 @@ def test_before_is_log_p_of_the_base_model_for_every_arm(
     codec = Codec(load_tokenizer(folder / "base"), settings.model, chat=False)
     held_out = [example(row) for row in load_split(folder / "data", "validation")][: settings.probe.held_out]
     engine = TransformersEngine(policy, codec.markers, batch_rollouts=settings.rollout.batch_rollouts)
-    wanted = log_success(engine, Scorer(policy), codec, held_out, settings).tolist()
+    trainer = Trainer(policy, Arm.parse("grpo"), settings.train, seed=0)
+    wanted = log_success(engine, trainer, codec, held_out, settings).tolist()
+    trainer.close()
     assert len(wanted) == 4
     for item in forecasts.values():
         assert item.before == wanted
@@ -145,7 +147,7 @@ def test_an_engine_that_sleeps_is_given_weights_before_it_samples(
 
     monkeypatch.setattr(
         "components.look_ahead.open_engine",
-        lambda _settings, policy, _folder, markers: Sleeper(policy, markers, batch_rollouts=64),
+        lambda _settings, policy, _folder, markers, _peers: Sleeper(policy, markers, batch_rollouts=64),
     )
     found = look_ahead(settings.with_arm("garl-q1"), [-3.0], data=folder / "data", base=folder / "base")
     assert found[0].gain.value > 0

@@ -10,15 +10,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from components.config import Arm
 from components.data.example import Example
 from components.data.prepare import load_split
 from components.data.skills import KINDS
 from components.policy.base import make_base
 from components.policy.embedded import build_model, build_tokenizer
-from components.policy.logprobs import Scorer
 from components.policy.model import Codec
 from components.probe import grpo_signal, histogram, log_success, probe
 from components.rollout.transformers_engine import TransformersEngine
+from components.training.trainer import Trainer
 from tasks.inputs import make_data
 from tests.conftest import small_settings
 
@@ -85,7 +86,9 @@ def test_log_success_is_the_probability_summed_over_all_rationales() -> None:
     codec = Codec(tokenizer, settings.model, chat=False)
     examples = [Example(prompt, prompt, ("a:1",), prompt) for prompt in ("3142?", "7?")]
     engine = TransformersEngine(policy, codec.markers, batch_rollouts=size)
-    found = log_success(engine, Scorer(policy), codec, examples, settings).exp()
+    trainer = Trainer(policy, Arm.parse("garl-q1"), settings.train, seed=0)
+    found = log_success(engine, trainer, codec, examples, settings).exp()
+    trainer.close()
 
     marker, gold = codec.markers.end_of_thinking, codec.gold_answer("a:1")
     for item, estimate in zip(examples, found.tolist(), strict=True):

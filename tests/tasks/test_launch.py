@@ -1,4 +1,4 @@
-"""`thaw train` on two processes, started by DeepSpeed's launcher, and on one."""
+"""Commands on two processes, started by DeepSpeed's launcher, and on one."""
 
 import filecmp
 import json
@@ -67,6 +67,32 @@ def test_two_processes_evaluate_what_one_does(project: Path, inputs: Path, tmp_p
         assert said.count("every sample is in") == 1
     for name in ("evaluation.json", "metrics.json", "samples.jsonl"):
         assert filecmp.cmp(tmp_path / "on-1" / name, tmp_path / "on-2" / name, shallow=False), name
+
+
+@pytest.mark.slow
+def test_two_processes_find_in_a_probe_what_one_does(
+    project: Path, inputs: Path, empty_database: Path, tmp_path: Path
+) -> None:
+    """With sharded weights, which are whole nowhere but in the model that is sampled from."""
+    changes = [*CHANGES, "arms=[garl-q1,paft-q0.5]", "probe.look_ahead=3", "rollout.batch_rollouts=8"]
+    probes, forecasts = [], []
+    for processes, stage in ((1, 0), (2, 3)):
+        out = tmp_path / f"on-{processes}"
+        database = shutil.copy(empty_database, tmp_path / f"{out.name}.db")
+        command = ["probe", "--data", inputs / "data", "--base", inputs / "base", "--out", out]
+        more = (f"compute.processes={processes}", f"train.zero_stage={stage}")
+        said = thaw(project, command, [*changes, *more], MLFLOW_TRACKING_URI=f"sqlite:///{database}")
+        assert said.count("P of 8 training examples") == 1
+        probes.append(json.loads((out / "probe.json").read_text(encoding="utf-8")))
+        forecasts.append(json.loads((out / "forecast.json").read_text(encoding="utf-8")))
+    assert filecmp.cmp(tmp_path / "on-1/samples.jsonl", tmp_path / "on-2/samples.jsonl", shallow=False)
+    assert probes[1]["base"] == probes[0]["base"]
+    assert probes[1]["log_p"] == pytest.approx(probes[0]["log_p"], rel=1e-6)
+    for alone, together in zip(*forecasts, strict=True):
+        assert together["before"] == pytest.approx(alone["before"], rel=1e-6)
+        assert together["after"] == pytest.approx(alone["after"], rel=1e-4)
+        assert together["gradient"]["norm"] == pytest.approx(alone["gradient"]["norm"], rel=1e-5)
+        assert together["gradient"]["agreement"] == pytest.approx(alone["gradient"]["agreement"], rel=1e-3)
 
 
 def training(inputs: Path, out: Path) -> list[object]:

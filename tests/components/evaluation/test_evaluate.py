@@ -17,7 +17,7 @@ from components.data.skills import gold_answer, problem
 from components.evaluation.evaluate import Evaluation, answer, evaluate, score, summarize
 from components.policy.embedded import build_model, build_tokenizer
 from components.policy.model import Codec
-from components.rollout.engine import Rollout, RolloutEngine, Sampling
+from components.rollout.engine import Alone, Rollout, RolloutEngine, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from tests.conftest import small_settings
 
@@ -171,8 +171,10 @@ def test_processes_share_the_examples_and_find_what_one_does(codec: Codec) -> No
     answers = {f"{n}?": ["x", "y", "x", "x"] for n in range(7)}
     found, asked = [], []
     for rank, ranks in ((0, 1), (0, 3), (1, 3), (2, 3)):
-        engine, options = Chosen(codec, answers), (rollout_settings(batch_rollouts=8), settings())
-        one = answer(engine, codec, examples, "skills", *options, description="", rank=rank, ranks=ranks)
+        engine, peers = Chosen(codec, answers), Alone()
+        peers.rank, peers.size = rank, ranks
+        options = (rollout_settings(batch_rollouts=8), settings(), peers)
+        one = answer(engine, codec, examples, "skills", *options, description="")
         found.append([(place, scored) for place, scored, _ in one])
         asked.append([sampling.seed for _, _, sampling in engine.asked])
     assert [[place for place, _ in part] for part in found[1:]] == [[0, 1, 6], [2, 3], [4, 5]]

@@ -21,7 +21,7 @@ from components.rollout.server_process import ServerProcess
 from components.rollout.vllm_server import VllmServerEngine
 from components.training.ranks import Ranks
 from tests.components.models import add_noise
-from tests.components.processes import run_two
+from tests.components.processes import run
 from tests.components.rollout.conftest import worst_error
 from tests.components.rollout.on_ranks import PROMPTS, ROLLOUTS, SAMPLING, known_markers, steps
 
@@ -69,7 +69,7 @@ def engine(folder: Path, processes: list[ServerProcess]) -> Iterator[VllmServerE
 def test_two_processes_sample_what_one_does(engine: VllmServerEngine, folder: Path, tmp_path: Path) -> None:
     """At the same time, each its own groups; only the first one has weights to give."""
     module, urls = "tests.components.rollout.on_ranks", [server.url for server in engine.servers]
-    for status, said in run_two(module, folder, tmp_path, *urls, timeout=900):
+    for status, said in run(2, module, folder, tmp_path, *urls, timeout=900):
         assert status == 0, said
     for step, groups in enumerate(steps(engine, folder, Ranks())):
         for place, group in groups.items():

@@ -11,7 +11,7 @@ import pytest
 
 from components.policy.base import make_base
 from tasks.inputs import make_data
-from tests.components.processes import run_two
+from tests.components.processes import run
 from tests.conftest import small_settings
 
 
@@ -25,7 +25,7 @@ def test_a_killed_server_and_a_killed_process_are_told_and_resume_gives_the_same
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     module = "tests.components.training.killed_on_ranks"
 
-    (status, first), (_, second) = run_two(module, tmp_path, "killed", timeout=1200)
+    (status, first), (_, second) = run(2, module, tmp_path, "killed", timeout=1200)
     for said in (first, second):
         assert "undisturbed: None\n" in said, said
         assert re.search(r"without the server: the vLLM server at http://127\.0\.0\.1:\d+ is gone .* resume", said), (
@@ -36,7 +36,7 @@ def test_a_killed_server_and_a_killed_process_are_told_and_resume_gives_the_same
     [pids] = re.findall(r"^pids: (.*)$", first, re.MULTILINE)
     assert _all_end(map(int, pids.split()))
 
-    for status, said in run_two(module, tmp_path, "resumed", timeout=600):
+    for status, said in run(2, module, tmp_path, "resumed", timeout=600):
         assert (status, said.count("resumed: None\n")) == (0, 1), said
     undisturbed, killed = (tmp_path / name / "final" / "model.safetensors" for name in ("undisturbed", "killed"))
     assert killed.read_bytes() == undisturbed.read_bytes()
