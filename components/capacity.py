@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,7 +23,8 @@ from components.config import Settings, TrainSettings
 from components.data.lengths import longest_prompt
 from components.errors import UserError
 from components.policy.logprobs import Row, Scorer
-from components.policy.model import weights_at_once
+from components.policy.model import head_width, weights_at_once
+from components.policy.packed_attention import takes_varlen
 from components.rollout.vllm_engine import CPU_KV_CACHE_BYTES, GPU_MEMORY_UTILIZATION
 
 FLOAT32 = 4  # bytes
@@ -126,7 +128,8 @@ def capacity(policy: PreTrainedModel, settings: Settings, *, processes: int, dev
     prompt = longest_prompt(settings.task, context, rollout.max_new_tokens) or 0
     groups = math.ceil(train.groups_per_step / processes)
     read = groups * (prompt + rollout.group_size * rollout.max_new_tokens)
-    micro_batch = min(read, max(train.micro_batch_tokens, prompt + rollout.max_new_tokens))
+    row = rollout.max_new_tokens
+    micro_batch = min(read, max(train.micro_batch_tokens, prompt + row))
     vllm = _vllm(settings, whole, device_bytes, gpu=gpu)
     awake = vllm if rollout.placement == "sleeping" else 0
     copy = whole if rollout.engine == "transformers" and train.zero_stage == 3 else 0
@@ -134,7 +137,7 @@ def capacity(policy: PreTrainedModel, settings: Settings, *, processes: int, dev
     phases = [
         Phase("sampling", awake or _sampling(policy, settings, prompt, groups)),
         Phase("giving weights to the sampler", awake + _giving(policy, train)),
-        Phase("gradient pass", micro_batch_bytes(policy, micro_batch, rollout.max_new_tokens) + _moving(policy, train)),
+        Phase("gradient pass", _moving(policy, train) + micro_batch_bytes(policy, micro_batch, row, gpu=gpu)),
         Phase("reducing gradients", 0 if train.zero_stage else policy.dtype.itemsize * min(ALL_REDUCE, trained)),
         Phase("optimizer step", _stepping(policy, train, held, processes)),
     ]
@@ -195,9 +198,11 @@ def _offloaded(held: State, train: TrainSettings, width: int) -> tuple[State, in
 # What comes and goes
 
 
-def micro_batch_bytes(policy: PreTrainedModel, tokens: int, row: int) -> int:
+def micro_batch_bytes(policy: PreTrainedModel, tokens: int, row: int, *, gpu: bool = False) -> int:
     """The most bytes that the forward and backward pass of one micro-batch keeps at once, in one group: a prompt and
     rollouts of about `row` tokens each. Of the weights' gradients the one at hand is counted, the others are not.
+
+    gpu: as attention is computed there.
 
     Raises:
         UserError: the forward pass depends on numbers.
@@ -206,6 +211,7 @@ def micro_batch_bytes(policy: PreTrainedModel, tokens: int, row: int) -> int:
     length = max(2, tokens // sequences)
     try:
         scorer = Scorer(policy)
+        scorer.varlen = gpu and takes_varlen(torch.device("cuda"), policy.dtype, head_width(policy.config))
         # One rationale differs from the next, or they would be read once.
         rows = [Row((number,) * (length - 1), (0, 0), 0) for number in range(sequences - 1)]
         batch = scorer.collate([(0,) * length], [rows])
@@ -297,9 +303,8 @@ def _sampling(policy: PreTrainedModel, settings: Settings, prompt: int, groups: 
         return 0
     together = min(groups, max(1, rollout.batch_rollouts // rollout.group_size))
     rows = together * rollout.group_size
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    cached = 2 * config.num_hidden_layers * heads * width
+    cached = 2 * config.num_hidden_layers * heads * head_width(config)
     ids = together * prompt + rows * rollout.max_new_tokens
     logits = 3 * FLOAT32 * rows * config.vocab_size
     return policy.dtype.itemsize * cached * ids + logits

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from components.errors import UserError
-from components.policy.packed_attention import Layout, make_layout
+from components.policy.model import head_width
+from components.policy.packed_attention import Layout, make_layout, takes_varlen
 from components.policy.prefix_attention import share_prompts
 from components.policy.sharded import whole
 
@@ -64,11 +65,17 @@ class RowBatch:
 
 
 def collate(
-    prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]], device: torch.device, *, share: bool = True
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[Row]],
+    device: torch.device,
+    *,
+    share: bool = True,
+    varlen: bool = False,
 ) -> RowBatch:
     """Put prompts and their rows into tensors.
 
     share: False repeats the prompt in every row instead of sharing it, for models that cannot share.
+    varlen: for attention of variable length.
     """
     reads = [[row.read for row in rows] for rows in groups]
     lengths = [len(prompt) for prompt in prompts]
@@ -100,7 +107,7 @@ def collate(
                 is_answer.append(index >= thought)
             count += 1
         distinct.append([len(read) for read in starts])
-    layout = make_layout(lengths, distinct, device) if share else None
+    layout = make_layout(lengths, distinct, device, varlen=varlen) if share else None
     places = sum(length * len(members) + sum(map(len, members)) for length, members in zip(lengths, reads, strict=True))
     shape = (1, -1) if share else (count, width)
     return RowBatch(
@@ -131,10 +138,11 @@ class Scorer(nn.Module):
             _check_head(policy)
         self.policy = policy
         self.shares = share_prompts(policy)
+        self.varlen = takes_varlen(policy.device, policy.dtype, head_width(policy.config))
 
     def collate(self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]]) -> RowBatch:
         """`collate` on the policy's device, the prompts shared if the policy can."""
-        return collate(prompts, groups, self.policy.device, share=self.shares)
+        return collate(prompts, groups, self.policy.device, share=self.shares, varlen=self.varlen)
 
     def forward(self, batch: RowBatch) -> Tensor:
         """log p of every scored id, [T] in float32 or better."""

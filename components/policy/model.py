@@ -96,6 +96,12 @@ def weights_at_once(config: PretrainedConfig) -> int:
     return config.get_text_config().hidden_size ** 2
 
 
+def head_width(config: PretrainedConfig) -> int:
+    """How many numbers a query, a key or a value of one head has."""
+    config = config.get_text_config()
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to a policy.
 

@@ -1,9 +1,14 @@
 """Attention over packed groups: prompts and their rows lie behind each other in one sequence of ids, without padding.
 
-A row (a rollout) attends to its own ids so far and to its group's prompt, of which there is one copy. The two parts are
-computed apart, each by PyTorch's fused kernel, and merged by their log-sum-exps; so scores are never kept, and the
-prompt's cost does not grow with the number of rows. With the merged output and log-sum-exp the kernels' backward
-passes give the exact gradients of the parts, as in Ring Attention (Liu et al. 2023, https://arxiv.org/abs/2310.01889).
+A row (a rollout) attends to its own ids so far and to its group's prompt, of which there is one copy. There are two
+ways to the same numbers, and neither keeps scores.
+
+In half precision on a GPU all sequences go through one call of PyTorch's variable-length attention, whose queries may
+be fewer than their keys: a row's keys are the prompt's and its own, gathered for the call.
+
+Elsewhere the two parts are computed apart, each by PyTorch's fused kernel, and merged by their log-sum-exps. With the
+merged output and log-sum-exp the kernels' backward passes give the exact gradients of the parts, as in Ring Attention
+(Liu et al. 2023, https://arxiv.org/abs/2310.01889).
 """
 
 from collections.abc import Sequence
@@ -11,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 PADDING = 0.1  # the most of a bucket's places that stay empty
 
@@ -28,21 +34,51 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Varlen:
+    """Every sequence, prompts and rows, as variable-length attention takes them.
+
+    keys: [K] the places of all sequences' keys in the packed sequence: a prompt's own, and a row's prompt and own.
+    query_ends, key_ends: [sequences + 1] in int32, 0 and where each one's queries, in packed order, and its keys end.
+    most_queries, most_keys: of a sequence.
+    """
+
+    keys: Tensor
+    query_ends: Tensor
+    key_ends: Tensor
+    most_queries: int
+    most_keys: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """What attends to what in a packed sequence of N ids.
 
     buckets: every sequence, prompts and rows, in one of them.
     shared: for each group where its rows and where its prompt lie, which the rows attend to as well.
+    varlen: instead of these two, where attention is of variable length.
     padding: the share of empty places in the buckets.
     """
 
     buckets: list[Bucket]
     shared: list[tuple[slice, slice]]
+    varlen: Varlen | None
     padding: float
 
 
-def make_layout(prompts: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device) -> Layout:
-    """Lay out groups from lengths: each one's prompt, and its rows behind it; lengths may be zero."""
+def takes_varlen(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether PyTorch's variable-length attention takes heads of this width."""
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and width <= 256 and width % 8 == 0
+
+
+def make_layout(
+    prompts: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device, *, varlen: bool = False
+) -> Layout:
+    """Lay out groups from lengths: each one's prompt, and its rows behind it; lengths may be zero.
+
+    varlen: for attention of variable length.
+    """
+    if varlen:
+        return Layout([], [], _make_varlen(prompts, rows, device), 0.0)
     spans, shared, place = [], [], 0
     for prompt, lengths in zip(prompts, rows, strict=True):
         behind, end = place + prompt, place + prompt + sum(lengths)
@@ -59,7 +95,22 @@ def make_layout(prompts: Sequence[int], rows: Sequence[Sequence[int]], device: t
             buckets.append([])
         buckets[-1].append((length, start))
     places = sum(bucket[0][0] * len(bucket) for bucket in buckets)
-    return Layout([_bucket(bucket, device) for bucket in buckets], shared, 1 - place / places)
+    return Layout([_bucket(bucket, device) for bucket in buckets], shared, None, 1 - place / places)
+
+
+def _make_varlen(prompts: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device) -> Varlen:
+    keys, queries, lengths, place = [], [0], [0], 0
+    for prompt, members in zip(prompts, rows, strict=True):
+        shared = torch.arange(place, place + prompt)
+        for number, length in enumerate((prompt, *members)):
+            if length:
+                own = torch.arange(place, place + length)
+                keys += [shared, own] if number else [own]
+                queries.append(length)
+                lengths.append(prompt + length if number else length)
+            place += length
+    ends = (torch.tensor(sizes).cumsum(0).int().to(device) for sizes in (queries, lengths))
+    return Varlen(torch.cat(keys).to(device), *ends, max(queries), max(lengths))
 
 
 def _bucket(spans: list[tuple[int, int]], device: torch.device) -> Bucket:
@@ -72,8 +123,39 @@ def _bucket(spans: list[tuple[int, int]], device: torch.device) -> Bucket:
 
 def attend_packed(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
     """query: [1, heads, N, width]; key, value: [1, key-value heads, N, width]. Returns [1, N, heads, width]."""
-    by_place = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    by_place = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    if layout.varlen is not None:
+        return _attend_varlen(*by_place, scaling, layout.varlen)[None]
     return _PackedAttention.apply(*by_place, scaling, layout)[None]
+
+
+def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Varlen) -> Tensor:
+    """query: [N, heads, width]; key, value: [N, key-value heads, width]. Returns [N, heads, width]."""
+    keys, values = (_Gather.apply(tensor, layout.keys) for tensor in (key, value))
+    # With this window the last query sees all keys, and each one before it one key less.
+    output = varlen_attn(
+        query.contiguous(), keys, values, layout.query_ends, layout.key_ends, layout.most_queries, layout.most_keys,
+        scale=scaling, window_size=(-1, 0), enable_gqa=True,
+    )  # fmt: skip
+    assert isinstance(output, Tensor)  # and not its log-sum-exp as well, which was not asked for
+    return output
+
+
+class _Gather(torch.autograd.Function):
+    """tensor[index]; on the way back the many gradients of a prompt's place are added up in float32."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.places = len(tensor)
+        return tensor[index]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        (index,) = ctx.saved_tensors
+        total = torch.promote_types(gradient.dtype, torch.float32)
+        places = gradient.new_zeros(ctx.places, *gradient.shape[1:], dtype=total)
+        return places.index_add_(0, index, gradient.to(total)).to(gradient.dtype), None
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -161,12 +243,9 @@ def _heads_first(tensor: Tensor) -> Tensor:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """Output [b, heads, L, width] and log-sum-exp [b, heads, L] of attention, by the device's fused kernel."""
-    kernel = _kernel(query)
-    if kernel == "cpu":
+    """Output [b, heads, L, width] and log-sum-exp [b, heads, L] of attention."""
+    if _is_fused(query):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scaling)
-    if kernel == "flash":
-        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)[:2]
     scores = _scores(query, key, scaling, causal)
     return scores.softmax(-1) @ value, scores.logsumexp(-1)
 
@@ -176,32 +255,22 @@ def _attention_backward(
     *, causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key and value; output and log_sum may be those of a softmax over more keys than these."""
-    kernel = _kernel(query)
-    if kernel == "cpu":
+    if _is_fused(query):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient, query, key, value, output, log_sum, 0.0, causal, scale=scaling
         )
-    if kernel == "flash":
-        no_dropout = [torch.empty(size, dtype=torch.uint64, device=query.device) for size in ((2,), ())]
-        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            gradient, query, key, value, output, log_sum.contiguous(), None, None, query.shape[2], key.shape[2], 0.0,
-            causal, *no_dropout, scale=scaling,
-        )  # fmt: skip
     weights = (_scores(query, key, scaling, causal) - log_sum[..., None]).exp()
     to_weights = gradient @ value.transpose(2, 3) - (gradient * output).sum(-1, keepdim=True)
     to_scores = weights * to_weights * scaling
     return to_scores @ key, to_scores.transpose(2, 3) @ query, weights.transpose(2, 3) @ gradient
 
 
-def _kernel(query: Tensor) -> str:
-    """The fused kernel for these queries: `cpu`, `flash` (CUDA), or `none`, where plain arithmetic stands in.
+def _is_fused(query: Tensor) -> bool:
+    """Whether the CPU's fused kernel takes these queries; plain arithmetic stands in elsewhere, as in float32 on a GPU.
 
-    Without numbers, on the meta device, no kernel runs, and the shapes are those of a fused one.
+    Without numbers, on the meta device, no kernel runs, and the shapes are those of the fused one.
     """
-    if query.device.type in ("cpu", "meta"):
-        return "cpu"
-    fits = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
-    return "flash" if fits and query.dtype in (torch.float16, torch.bfloat16) else "none"
+    return query.device.type in ("cpu", "meta")
 
 
 def _scores(query: Tensor, key: Tensor, scaling: float, causal: bool) -> Tensor:

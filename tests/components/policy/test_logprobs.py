@@ -303,5 +303,35 @@ def test_little_of_a_packed_batch_is_empty() -> None:
 def test_plain_arithmetic_stands_in_where_a_device_has_no_fused_kernel(
     example: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_attention, "_kernel", lambda _: "none")
+    monkeypatch.setattr(packed_attention, "_is_fused", lambda _: False)
     check(tiny_policy().double(), example, FLOAT64)
+
+
+@by_case
+def test_attention_of_variable_length_gives_the_same(example: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the words of PyTorch's documentation, since its kernel is for GPUs alone."""
+    monkeypatch.setattr(logprobs, "takes_varlen", lambda *_: True)
+    monkeypatch.setattr(packed_attention, "varlen_attn", varlen_by_hand)
+    check(tiny_policy().double(), example, FLOAT64)
+
+
+def varlen_by_hand(
+    query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, key_ends: Tensor, most_queries: int, most_keys: int,
+    *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+) -> Tensor:  # fmt: skip
+    """Sequence by sequence: causal, with the last query at the last key."""
+    assert (window_size, enable_gqa) == ((-1, 0), True)
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    assert (query_ends.diff().max(), key_ends.diff().max()) == (most_queries, most_keys)
+    assert (len(query), len(key)) == (query_ends[-1], key_ends[-1])
+    repeat, outputs = query.shape[1] // key.shape[1], []
+    for q, k, v in zip(
+        query.split(query_ends.diff().tolist()),
+        key.repeat_interleave(repeat, 1).split(key_ends.diff().tolist()),
+        value.repeat_interleave(repeat, 1).split(key_ends.diff().tolist()),
+        strict=True,
+    ):
+        scores = torch.einsum("qhw,khw->hqk", q, k) * scale
+        later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1 + len(k) - len(q))
+        outputs.append(torch.einsum("hqk,khw->qhw", scores.masked_fill(later, -torch.inf).softmax(-1), v))
+    return torch.cat(outputs)
