@@ -4,12 +4,14 @@
 
 A Qwen3-0.6B with random weights in bfloat16 trains two steps on real prompts with the settings of
 infra/profiles/paper/finqa-cold.yaml, but for what SETTINGS says: few and short rollouts, and ZeRO 3 with checkpointing,
-which step the optimizer some weights at a time. Rollouts come from vLLM in the trainer's process. Memory is the most
-that this process, which is one of its own, had resident. Writes build/bench/full-size.json.
+which step the optimizer some weights at a time. glibc is told to give back what is freed. Rollouts come from vLLM in
+the trainer's process. Memory is the most that this process, which is one of its own, had resident. Writes
+build/bench/full-size.json.
 """
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -34,6 +36,9 @@ SETTINGS = [
     "task.max_prompt_tokens=1024", "task.train=8", "task.validation=2", "task.test=2", "evaluation.samples=2",
     "model.revision=null", "compute.threads=2",
 ]  # fmt: skip
+
+# glibc would keep what is freed in blocks of up to 32 MB; so it goes back.
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
 
 
 def main() -> None:
@@ -71,7 +76,8 @@ def _write_model(tokenizer: Path, folder: Path) -> None:
 
 def _thaw(folder: Path, *arguments: object) -> None:
     """A command of Thaw in a folder that is no project: there its store is a file beside the run."""
-    subprocess.run([str(Path(sys.executable).with_name("thaw")), *map(str, arguments)], check=True, cwd=folder)
+    command = [str(Path(sys.executable).with_name("thaw")), *map(str, arguments)]
+    subprocess.run(command, check=True, cwd=folder, env=os.environ | RETURNING)
 
 
 def _measured(root: Path) -> dict[str, float]:

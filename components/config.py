@@ -197,7 +197,7 @@ class RolloutSettings(Section):
     timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
     placement: Annotated[str | list[str], BeforeValidator(_check_placement)]  # of vLLM
     server_options: list[str]  # of `vllm serve`
-    transfer: Literal["file", "broadcast"]  # how servers get new weights
+    transfer: Literal["file", "broadcast", "adapters"]  # how servers get new weights
     weights_folder: str | None  # where servers at URLs find new weights
     staleness: Annotated[int, Field(ge=0, le=1)]  # updates by which a step's rollouts may be older than its weights
     table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
@@ -223,10 +223,10 @@ class RolloutSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _broadcasts_to_servers(self) -> "RolloutSettings":
-        if self.transfer == "broadcast" and not self.served:
+    def _transfers_to_servers(self) -> "RolloutSettings":
+        if self.transfer != "file" and not self.served:
             raise ValueError(
-                "rollout.transfer = broadcast is for servers: set rollout.placement to server or a URL, or"
+                f"rollout.transfer = {self.transfer} is for servers: set rollout.placement to server or a URL, or"
                 " rollout.transfer to file."
             )
         return self
@@ -281,11 +281,6 @@ class TrainSettings(Section):
     def _works(self) -> "TrainSettings":
         if self.offload and self.zero_stage == 0:
             raise ValueError("train.offload = true needs ZeRO; set train.zero_stage to 1, 2 or 3.")
-        if self.lora_rank and self.zero_stage == 3:
-            raise ValueError(
-                f"train.lora_rank = {self.lora_rank} with train.zero_stage = 3 is not supported; take stage 2, for"
-                " frozen weights have no optimizer state to shard."
-            )
         return self
 
 
@@ -366,6 +361,11 @@ class Settings(Section):
     def _consistent(self) -> "Settings":
         for name in self.arms:
             check_group_size(Arm.parse(name), self.rollout.group_size, self.train.baseline)
+        if self.rollout.transfer == "adapters" and not self.train.lora_rank:
+            raise ValueError(
+                "rollout.transfer = adapters sends adapters alone, and none are trained: set train.lora_rank, or"
+                " rollout.transfer to file or broadcast."
+            )
         if self.rollout.staleness and self.train.importance_weights == "none":
             raise ValueError(
                 f"rollout.staleness = {self.rollout.staleness} trains on rollouts of older weights: set"

@@ -27,10 +27,10 @@ from components.probe import grpo_signal, log_success
 from components.progress import progress, say
 from components.randomness import derive_seed
 from components.rollout.engine import RolloutEngine
-from components.rollout.open import open_engine
+from components.rollout.open import open_engine, sampled_model
 from components.training.groups import GroupSampler
 from components.training.ranks import Ranks
-from components.training.trainer import Trainer, open_trainer, sampled_model
+from components.training.trainer import Trainer, give_weights, open_trainer
 from components.training.turn import Turn
 from components.training.zero import start_ranks
 
@@ -83,7 +83,7 @@ class _Look:
         for step in progress(range(steps), f"look ahead {arm.name}"):
             if step and step == steps // 2:
                 midway = self._log_p(trainer)
-            self.engine.load_weights(trainer.weights())
+            give_weights(self.settings, trainer, self.engine)
             turn = Turn.at(arm, step, settings.train.steps, curves)
             report = trainer.update(sampler.groups(self.engine, step), step, turn)
             curves.append(report.metrics() | turn.figures(arm, report.mean_log_p, curves))
@@ -92,13 +92,13 @@ class _Look:
         return self._told(arm, gradient, log_p, *sides)
 
     def _log_p(self, trainer: Trainer) -> Tensor:
-        self.engine.load_weights(trainer.weights())
+        give_weights(self.settings, trainer, self.engine)
         return log_success(self.engine, trainer, self.codec, self.held_out, self.settings)
 
     def _gradient(self, arm: Arm, trainer: Trainer, sampler: GroupSampler) -> Gradient:
         found = []
         for batch in range(BATCHES):
-            self.engine.load_weights(trainer.weights())  # again, for an engine may have given its memory back
+            give_weights(self.settings, trainer, self.engine)  # again, for an engine may have given its memory back
             found.append(trainer.gradient(sampler.groups(self.engine, batch), batch))
         (one, _), (other, _) = found
         sizes = [gradient.norm().item() for gradient, _ in found]

@@ -22,10 +22,10 @@ from components.policy.model import Codec, load_tokenizer
 from components.progress import progress
 from components.randomness import derive_seed, generator
 from components.rollout.engine import RolloutEngine, Sampling
-from components.rollout.open import open_engine
+from components.rollout.open import open_engine, sampled_model
 from components.rollout.sample import sample
 from components.training.groups import gold_group
-from components.training.trainer import Trainer, open_trainer, sampled_model
+from components.training.trainer import Trainer, open_trainer
 
 ROWS, BAR = 10, 40  # the most rows of a histogram, and the characters of its longest bar
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -59,7 +59,7 @@ def probe(settings: Settings, *, data: Path, base: Path, out: Path) -> Probe:
     train = load_split(data, "train")
     chosen = torch.randperm(len(train), generator=generator("probe"))[: settings.probe.examples]
     probed = [example(train[int(index)]) for index in chosen]
-    with open_engine(settings, sampled_model(settings, base, trainer), base, codec.markers, ranks) as engine:
+    with open_engine(settings, sampled_model(settings, base, trainer.own_model), base, codec.markers, ranks) as engine:
         log_p = log_success(engine, trainer, codec, probed, settings)
         test = [example(row) for row in load_split(data, "test")]
         result = evaluate(engine, codec, test, settings.task.name, settings.rollout, settings.evaluation, ranks)

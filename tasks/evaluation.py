@@ -37,9 +37,8 @@ def evaluate_model(
     from components.data.reading import digest
     from components.evaluation.evaluate import evaluate
     from components.policy.model import Codec, load_tokenizer
-    from components.rollout.open import open_engine
+    from components.rollout.open import open_engine, sampled_model
     from components.training.ranks import Ranks
-    from components.training.trainer import sampled_model
     from components.training.zero import end_ranks, start_ranks
 
     torch.set_num_threads(settings.compute.threads)

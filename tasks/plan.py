@@ -10,8 +10,8 @@ import torch
 from components.capacity import Capacity, capacity
 from components.config import ComputeSettings, Settings
 from components.errors import UserError
+from components.policy.lora import add_adapters
 from components.policy.model import load_shapes
-from components.training.lora import add_adapters
 
 
 @dataclass(frozen=True)

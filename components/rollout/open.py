@@ -6,8 +6,19 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from components.config import Settings
+from components.policy.model import device, load_model
 from components.rollout.engine import Alone, Markers, Peers, RolloutEngine
 from components.rollout.transformers_engine import TransformersEngine
+
+
+def sampled_model(settings: Settings, folder: Path, own: PreTrainedModel | None = None) -> PreTrainedModel | None:
+    """What the Transformers engine samples from: a whole model of the caller's own, or the one in the folder.
+
+    None for other engines, which load the folder themselves.
+    """
+    if settings.rollout.engine != "transformers":
+        return None
+    return own or load_model(folder, dtype=settings.model.dtype).to(device())
 
 
 def open_engine(
@@ -48,13 +59,16 @@ def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peer
     from components.rollout.vllm_server import VllmServerEngine
 
     rollout, process, urls = settings.rollout, None, settings.rollout.urls
-    broadcasts = rollout.transfer == "broadcast"
     if not urls:
         if peers.first:
             # Where the processes meet is where all of them reach the first one's host.
             host = os.environ["MASTER_ADDR"] if peers.size > 1 else "127.0.0.1"
-            taking = [f'--weight-transfer-config={{"backend": "{backend()}"}}'] if broadcasts else []
-            options = [*taking, *rollout.server_options]
+            taking = {
+                "file": [],
+                "broadcast": [f'--weight-transfer-config={{"backend": "{backend()}"}}'],
+                "adapters": ["--enable-lora", f"--max-lora-rank={_room(settings.train.lora_rank)}", "--max-loras=1"],
+            }
+            options = [*taking[rollout.transfer], *rollout.server_options]
             process = ServerProcess(folder, dtype=settings.model.dtype, options=options, host=host)
             urls = [process.url]
         urls = peers.share(urls)
@@ -64,7 +78,13 @@ def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peer
         markers,
         timeout_seconds=rollout.timeout_seconds,
         weights_folder=None if rollout.weights_folder is None else Path(rollout.weights_folder),
-        broadcasts=broadcasts,
+        transfer=rollout.transfer,
+        lora_rank=settings.train.lora_rank,
         process=process,
         peers=peers,
     )
+
+
+def _room(rank: int) -> int:
+    """The least rank that vLLM makes room for and that is no less than this one."""
+    return next(size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)

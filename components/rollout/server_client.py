@@ -11,6 +11,7 @@ from components.errors import TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
 
+BASE = "default"  # vLLM's name for the version of weights that a server was started with
 # Rollouts of one request; a server refuses more than it runs at a time, which is 256 on a small GPU.
 MOST_AT_ONCE = 64
 
@@ -41,10 +42,10 @@ class RequestFailed(TemporaryError):
 
 
 class ServerClient:
-    """Asks one server; timeout_seconds: of one call."""
+    """Asks one server; timeout_seconds: of one call. adapters: whether it is these that get new versions."""
 
-    def __init__(self, url: str, *, timeout_seconds: float) -> None:
-        self.url, self.timeout_seconds = url.rstrip("/"), timeout_seconds
+    def __init__(self, url: str, *, timeout_seconds: float, adapters: bool = False) -> None:
+        self.url, self.timeout_seconds, self.adapters = url.rstrip("/"), timeout_seconds, adapters
         self.context: int | None = self._ask("GET", "/v1/models")["data"][0]["max_model_len"]
 
     def engines(self) -> int:
@@ -99,6 +100,27 @@ class ServerClient:
         self.forget_prefixes()
         self._ask("POST", "/update_weight_version", json={"new_version": version})
 
+    def load_adapters(self, folder: Path, version: str, before: str | None) -> None:
+        """Take the adapters that lie in a folder as those of `version`, and drop those of the version before.
+
+        Their names keep the keys and values of one version from being taken for those of another.
+
+        Raises:
+            UserError: the server was not started for adapters, or cannot read the folder.
+            TemporaryError: the time is up, or the server is gone.
+        """
+        try:
+            self._ask("POST", "/v1/load_lora_adapter", json={"lora_name": version, "lora_path": str(folder)})
+        except (RequestFailed, UserError) as error:
+            self._ask("GET", "/health")  # one whose engine has died is gone
+            raise UserError(
+                f"the vLLM server at {self.url} takes no adapters from {folder} ({error}): start it with --enable-lora,"
+                " --max-lora-rank and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and see that it can read that folder; or set"
+                " rollout.transfer to file."
+            ) from None
+        if before is not None:
+            self._ask("POST", "/v1/unload_lora_adapter", json={"lora_name": before})
+
     def forget_prefixes(self) -> None:
         """Drop keys and values of old weights.
 
@@ -132,20 +154,32 @@ class ServerClient:
         request = drafts[0].next_request()
         if request is None:
             return
-        body = _body(drafts[0], len(drafts), place, *request)
+        body = _body(drafts[0], len(drafts), place, *request) | ({"model": version} if self._names(version) else {})
         headers = {"X-data-parallel-rank": str(engine)}
         response = await client.post("/inference/v1/generate", json=body, headers=headers)
-        choices = sorted(self._content(response)["choices"], key=lambda choice: choice["index"])
+        if response.status_code == 404 and self._names(version):
+            raise self._other_weights("none", version)
+        content = self._content(response)
+        choices = sorted(content["choices"], key=lambda choice: choice["index"])
         versions = {span["version"] for choice in choices for span in choice["weight_versions"] or ()}
+        if self._names(version):
+            versions = {content["model"]}
         if versions != {version}:
-            raise UserError(
-                f"the vLLM server at {self.url} still has the weights {', '.join(sorted(versions)) or 'unknown'},"
-                f" not {version}: it was restarted, or another run renews them; give it to one run."
-            )
+            raise self._other_weights(", ".join(sorted(versions)) or "unknown", version)
         for draft, choice in zip(drafts, choices, strict=True):
             draft.extend(choice["token_ids"], [content["logprob"] for content in choice["logprobs"]["content"]])
         singly = [Together([draft], (place[0], member), engine) for member, draft in enumerate(drafts, start=place[1])]
         await asyncio.gather(*(self._finish(client, one, version) for one in singly))
+
+    def _names(self, version: str) -> bool:
+        """Whether a request names the weights it is for: a server has the base model beside every adapter."""
+        return self.adapters and version != BASE
+
+    def _other_weights(self, found: str, version: str) -> UserError:
+        return UserError(
+            f"the vLLM server at {self.url} still has the weights {found}, not {version}: it was restarted, or another"
+            " run renews them; give it to one run."
+        )
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         try:
@@ -167,7 +201,8 @@ class ServerClient:
                 f"the vLLM server at {self.url} failed ({response.status_code}): {response.text[:300]};"
                 " see its log, start it anew and resume."
             )
-        return response.json() if response.content else None
+        is_json = response.headers.get("content-type", "").startswith("application/json")
+        return response.json() if is_json and response.content else None
 
     def _out_of_time(self, work: str) -> TemporaryError:
         return TemporaryError(

@@ -41,7 +41,7 @@ class ServerProcess:
         ]  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "components.rollout.serve", *arguments],
-            env={**_device_environment(), **_own_environment(), "VLLM_SERVER_DEV_MODE": "1"},
+            env={**_device_environment(), **_own_environment(), **_routes(options)},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -108,6 +108,12 @@ def _own_environment() -> dict[str, str]:
     """Our environment, but for who we are among the processes that train: vLLM has processes of its own."""
     ours = re.compile("RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*")
     return {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
+
+
+def _routes(options: Sequence[str]) -> dict[str, str]:
+    """What opens the routes by which weights and adapters are renewed."""
+    adapters = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if "--enable-lora" in options else {}
+    return {"VLLM_SERVER_DEV_MODE": "1"} | adapters
 
 
 def _device_options() -> list[str]:

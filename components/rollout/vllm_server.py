@@ -7,7 +7,7 @@ version, which a server returns with every rollout: one sampled with other weigh
 import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from uuid import uuid4
 
 import torch
@@ -15,10 +15,12 @@ import torch
 from components.rollout.broadcast import Broadcast
 from components.rollout.draft import Draft
 from components.rollout.engine import Alone, Markers, Peers, Rollout, Sampling, check_request
-from components.rollout.server_client import ServerClient, Together
+from components.rollout.server_client import BASE, ServerClient, Together
 from components.rollout.server_process import ServerProcess
-from components.rollout.weight_file import WeightFile
+from components.rollout.weight_file import AdapterFile, WeightFile
 from components.rollout.weights import check_names, weight_names
+
+Transfer = Literal["file", "broadcast", "adapters"]
 
 
 class VllmServerEngine:
@@ -40,19 +42,22 @@ class VllmServerEngine:
         *,
         timeout_seconds: float,
         weights_folder: Path | None = None,
-        broadcasts: bool = False,
+        transfer: Transfer = "file",
+        lora_rank: int = 0,
         process: ServerProcess | None = None,
         peers: Peers | None = None,
     ) -> None:
         """urls: of the servers. folder: the Hugging Face folder of the policy. timeout_seconds: of one call.
 
         weights_folder: seen by the servers under the same path; None takes this machine's shared memory.
-        broadcasts: whether weights reach the servers by a broadcast instead of through that folder.
+        transfer: whether all weights reach the servers through that folder, adapters alone, or all by a broadcast.
+        lora_rank: of the adapters.
         process: a server that was started for this engine and ends with it.
         peers: the processes that share the servers. The first one gives them weights, for all.
         """
         self.markers, self.process, self.peers = markers, process, peers or Alone()
-        self.servers = [ServerClient(url, timeout_seconds=timeout_seconds) for url in urls]
+        alone = transfer == "adapters"
+        self.servers = [ServerClient(url, timeout_seconds=timeout_seconds, adapters=alone) for url in urls]
         limits = [server.context for server in self.servers if server.context is not None]
         self.context = min(limits, default=None)
         engines = self.peers.share([server.engines() for server in self.servers] if self.peers.first else [])
@@ -60,13 +65,15 @@ class VllmServerEngine:
         self._seats = [
             (server, number) for number in range(max(engines)) for server, own in enumerate(engines) if number < own
         ]
-        self._weight_names = weight_names(folder)
+        self._weight_names = frozenset() if alone else weight_names(folder)
         self._way: Broadcast | WeightFile | None = None
-        if self.peers.first and broadcasts:
+        if self.peers.first and transfer == "broadcast":
             self._way = Broadcast(self.servers, timeout_seconds=timeout_seconds)
+        elif self.peers.first and alone:
+            self._way = AdapterFile(self.servers, weights_folder, lora_rank)
         elif self.peers.first:
             self._way = WeightFile(self.servers, weights_folder)
-        self._version = "default"
+        self._version = BASE
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
         """n rollouts for each prompt, in the order of the prompts; each has a random stream of its own.
@@ -94,7 +101,9 @@ class VllmServerEngine:
         return [[draft.rollout() for draft in drafts] for drafts in groups]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Take new weights, by the names of the Hugging Face model's state_dict: the first process's, for all.
+        """Take new weights, by the names of the Hugging Face model's state_dict, or adapters, by those of peft.
+
+        They are the first process's, for all.
 
         Raises:
             UserError: a weight is missing, or a server cannot take them.

@@ -1,4 +1,4 @@
-"""Weights through a file that trainer and servers both see: servers need no option for it, and any disk will do."""
+"""Weights through a file that trainer and servers both see: any disk will do."""
 
 import os
 import shutil
@@ -12,13 +12,17 @@ import psutil
 from safetensors.torch import save_file
 from torch import Tensor
 
+from components.policy.lora import write_config
 from components.rollout.server_client import ServerClient
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class WeightFile:
-    """folder: seen by the servers under the same path; None takes this machine's shared memory."""
+    """All of the policy's weights; servers need no option for it.
+
+    folder: seen by the servers under the same path; None takes this machine's shared memory.
+    """
 
     def __init__(self, servers: Sequence[ServerClient], folder: Path | None) -> None:
         self.servers = servers
@@ -39,12 +43,42 @@ class WeightFile:
             tempfile.TemporaryDirectory(prefix=prefix, dir=self._parent) as folder,
             ThreadPoolExecutor(len(self.servers)) as threads,
         ):
-            save_file(tensors, Path(folder) / "model.safetensors")
-            list(threads.map(lambda server: server.load(Path(folder), version), self.servers))
+            self._write(tensors, Path(folder))
+            list(threads.map(lambda server: self._load(server, Path(folder), version), self.servers))
         return set(tensors)
 
     def close(self) -> None:
         """Nothing is left behind."""
+
+    def _write(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        save_file(tensors, folder / "model.safetensors")
+
+    def _load(self, server: ServerClient, folder: Path, version: str) -> None:
+        server.load(folder, version)
+
+
+class AdapterFile(WeightFile):
+    """The adapters alone, which is little to write and to read; servers keep the base model as it is.
+
+    rank: of the adapters.
+    """
+
+    def __init__(self, servers: Sequence[ServerClient], folder: Path | None, rank: int) -> None:
+        super().__init__(servers, folder)
+        self._rank, self._before = rank, None
+
+    def send(self, weights: Iterable[tuple[str, Tensor]], version: str) -> set[str]:
+        """As for all weights."""
+        sent = super().send(weights, version)
+        self._before = version
+        return sent
+
+    def _write(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        save_file(tensors, folder / "adapter_model.safetensors")
+        write_config(self._rank, folder)
+
+    def _load(self, server: ServerClient, folder: Path, version: str) -> None:
+        server.load_adapters(folder, version, self._before)
 
 
 def _remove_left_over(parent: Path | None) -> None:

@@ -24,8 +24,7 @@ from components.policy.saving import save_policy
 from components.progress import progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine
-from components.rollout.open import open_engine
-from components.rollout.transformers_engine import TransformersEngine
+from components.rollout.open import open_engine, sampled_model
 from components.tracking.runs import Run, Tracker
 from components.training.batches import Group
 from components.training.checkpoint import (
@@ -39,7 +38,7 @@ from components.training.checkpoint import (
 from components.training.groups import GroupSampler, gold_group
 from components.training.ranks import Ranks, lost_processes_told
 from components.training.stream import GroupStream
-from components.training.trainer import UpdateReport, Weighed, open_trainer, sampled_model
+from components.training.trainer import UpdateReport, Weighed, give_weights, open_trainer
 from components.training.turn import Turn
 from components.training.zero import start_ranks
 
@@ -143,7 +142,7 @@ class _ArmRun:
             settings, arm, seed, load_split(data, "train"), self.codec, rank=self.ranks.rank, ranks=self.ranks.size
         )
         self.trainer = open_trainer(settings, arm, seed, base)
-        self.sampled = sampled_model(settings, base, self.trainer)
+        self.sampled = sampled_model(settings, base, self.trainer.own_model)
         self.state = RunState(identity)
         found = find_state(out / "state")
         if found is not None:
@@ -198,15 +197,16 @@ class _ArmRun:
         return self.stop.step if self.stop else self.settings.train.steps
 
     def _stream(self, engine: RolloutEngine) -> GroupStream:
-        stale = self.settings.rollout.staleness > 0
-        stream = GroupStream(self.sampler, engine, lambda: self._renew(engine), stale=stale, steps=self.steps)
+        stale, settings, trainer = self.settings.rollout.staleness > 0, self.settings, self.trainer
+        stream = GroupStream(
+            self.sampler,
+            engine,
+            lambda: give_weights(settings, trainer, engine),
+            stale=stale,
+            steps=self.steps,
+        )
         stream.load(self.state.ahead, self.state.step)
         return stream
-
-    def _renew(self, engine: RolloutEngine) -> None:
-        """Give the engine the trainer's weights, one after the other; every process has to."""
-        has_them = isinstance(engine, TransformersEngine) and engine.model is self.trainer.policy
-        engine.load_weights(() if has_them else self.trainer.weights())
 
     def _save(self, folder: Path) -> None:
         """Write the model as it is; every process has to, and the first one does."""

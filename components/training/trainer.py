@@ -16,10 +16,11 @@ from components.objective import estimators, importance, rewards
 from components.objective.commitment import ATTENUATION
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs
-from components.policy.model import device, load_model
+from components.policy.lora import adapters, add_adapters
 from components.randomness import generator
+from components.rollout.engine import RolloutEngine
+from components.rollout.transformers_engine import TransformersEngine
 from components.training.batches import Group, Piece, cut, micro_batches
-from components.training.lora import add_adapters
 from components.training.ranks import Ranks
 from components.training.turn import Turn
 from components.training.zero import discard_gradients, full_weights, load_policy, open_deepspeed, start_ranks
@@ -126,14 +127,14 @@ def open_trainer(settings: Settings, arm: Arm, seed: int, base: Path) -> "Traine
     return Trainer(policy, arm, settings.train, seed=seed)
 
 
-def sampled_model(settings: Settings, base: Path, trainer: "Trainer | None" = None) -> PreTrainedModel | None:
-    """What the Transformers engine samples from: the trainer's own model, or a copy where there is no whole one; None
-    for other engines, which load the folder themselves."""
-    if settings.rollout.engine != "transformers":
-        return None
-    if trainer is not None and trainer.whole:
-        return trainer.policy
-    return load_model(base, dtype=settings.model.dtype).to(device())
+def give_weights(settings: Settings, trainer: "Trainer", engine: RolloutEngine) -> None:
+    """Let the engine have the trainer's weights, as it takes them; every process has to."""
+    if isinstance(engine, TransformersEngine) and engine.model is trainer.policy:
+        engine.load_weights(())  # it has them
+    elif settings.rollout.transfer == "adapters":
+        engine.load_weights(adapters(trainer.policy))
+    else:
+        engine.load_weights(trainer.weights())
 
 
 class Trainer:
@@ -156,7 +157,7 @@ class Trainer:
         self.scorer = Scorer(policy)
         self.watch = _Watch(self.scorer)
         self.engine = open_deepspeed(self.scorer, settings)
-        self.whole = settings.zero_stage < 3  # no weight is sharded: a sampler may use the model as it is
+        self.own_model = policy if settings.zero_stage < 3 else None  # that a sampler may use, for it is whole
 
     def update(self, groups: Sequence[Group], step: int, turn: Turn | None = None) -> UpdateReport:
         """One optimizer step from this process's groups of a step; none is taken where no group carries a gradient.

@@ -11,8 +11,8 @@ from benchmarks.peak import peak_of
 from components.capacity import Capacity, capacity, micro_batch_bytes
 from components.errors import UserError
 from components.policy.logprobs import Row, Scorer
+from components.policy.lora import add_adapters
 from components.policy.model import load_shapes
-from components.training.lora import add_adapters
 from tests.components.capacity_on_ranks import CASES, SHARED, build, measure, settings
 from tests.components.processes import run
 from tests.conftest import small_settings

@@ -117,6 +117,7 @@ def test_an_arm_has_a_commitment_or_learns_from_rewards_of_sampled_answers(metho
         ("rollout.placement=[http://a:8000,http://a:8000]", "or a list of URLs, each once."),
         ("rollout.placement=[]", "rollout.placement = []: write "),
         ("rollout.placement=8000", "rollout.placement = 8000: write "),
+        ("rollout.transfer=adapters", "rollout.transfer = adapters is for servers: set rollout.placement to server"),
         ("rollout.placement=[http://a:8000]", "needs rollout.engine = vllm; transformers is always colocated."),
         ("train.steps=0", "train.steps = 0"),
         ("train.stepz=3", "there is no setting 'train.stepz'"),
@@ -255,3 +256,10 @@ def test_what_cannot_be_extended_is_one_sentence(tmp_path: Path, text: str, sent
     write(tmp_path / "other.yaml", "extends: top.yaml")
     with pytest.raises(UserError, match=sentence):
         load_settings(write(tmp_path / "top.yaml", text))
+
+
+def test_adapters_are_sent_where_some_are_trained():
+    served = ["rollout.engine=vllm", "rollout.placement=server", "rollout.transfer=adapters"]
+    assert load_settings(PARAMS, [*served, "train.lora_rank=8", "train.zero_stage=3"]).rollout.transfer == "adapters"
+    with pytest.raises(UserError, match=r"and none are trained: set train\.lora_rank, or rollout\.transfer to file"):
+        load_settings(PARAMS, served)

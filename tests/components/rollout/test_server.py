@@ -97,7 +97,7 @@ def test_a_server_that_was_not_started_for_broadcasts_says_so(
 ) -> None:
     url = engine.servers[0].url
     with pytest.raises(UserError, match=f"server at {url} takes no weights by broadcast .* --weight-transfer-config"):
-        VllmServerEngine([url], folder, markers, timeout_seconds=60, broadcasts=True)
+        VllmServerEngine([url], folder, markers, timeout_seconds=60, transfer="broadcast")
 
 
 def test_a_server_without_its_routes_or_none_at_all_is_an_error(folder: Path, markers: Markers) -> None:

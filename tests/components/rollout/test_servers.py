@@ -83,7 +83,7 @@ def test_two_processes_sample_what_one_does(engine: VllmServerEngine, folder: Pa
 @pytest.fixture(scope="module")
 def broadcasting(folder: Path, processes: list[ServerProcess]) -> Iterator[VllmServerEngine]:
     urls = [process.url for process in processes]
-    with VllmServerEngine(urls, folder, known_markers(), timeout_seconds=300, broadcasts=True) as engine:
+    with VllmServerEngine(urls, folder, known_markers(), timeout_seconds=300, transfer="broadcast") as engine:
         yield engine
 
 

@@ -19,6 +19,7 @@ from components.rollout.engine import Rollout
 from components.training.batches import Group, Piece
 from components.training.trainer import Trainer, UpdateReport
 from components.training.turn import Turn
+from components.training.zero import load_policy, start_ranks
 from tests.components.models import plain_logprobs
 from tests.components.training.by_hand import (
     ByHand,
@@ -403,12 +404,14 @@ def test_bfloat16_trains_with_float32_behind_it(new_policy: NewPolicy) -> None:
     assert torch.cosine_similarity(moved, wanted, dim=0) > 0.5
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_adapters_train_alone_and_are_merged_for_sampler_and_checkpoint(
-    new_policy: NewPolicy, plain_policy: PreTrainedModel, tmp_path: Path
+    stage: int, policy_folder: Path, plain_policy: PreTrainedModel, tmp_path: Path
 ) -> None:
-    policy, base = new_policy(), state(plain_policy)
-    trained = trainer(policy, "garl-q0.75", lora_rank=2, learning_rate=0.01)
-    assert trained.whole
+    start_ranks()
+    chosen = settings(zero_stage=stage, lora_rank=2, learning_rate=0.01)
+    policy, base = load_policy(policy_folder, chosen, dtype="float32"), state(plain_policy)
+    trained = Trainer(policy, Arm.parse("garl-q0.75"), chosen, seed=7)
     assert difference(state(policy), base) == 0
     for step in range(3):
         trained.update(make_groups("garl", seed=step), step)
@@ -422,7 +425,8 @@ def test_adapters_train_alone_and_are_merged_for_sampler_and_checkpoint(
         torch.testing.assert_close(trained.scorer(batch), Scorer(plain_policy)(batch), rtol=1e-5, atol=1e-5)
     trained.save(tmp_path)
     trained.close()
-    resumed = trainer(new_policy(), "garl-q0.75", lora_rank=2)
+    policy = load_policy(policy_folder, chosen, dtype="float32")
+    resumed = Trainer(policy, Arm.parse("garl-q0.75"), chosen, seed=8)
     resumed.load(tmp_path)
     assert difference(state(resumed.policy), merged) == 0
     resumed.close()
