@@ -24,9 +24,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from components.config import ModelSettings
 from components.policy.embedded import build_tokenizer
+from components.policy.markers import Markers
 from components.policy.model import Codec, load_model, load_tokenizer
 from components.policy.saving import save_policy
-from components.rollout.engine import Markers, RolloutEngine, Sampling
+from components.rollout.engine import RolloutEngine, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.rollout.vllm_engine import VllmEngine
 

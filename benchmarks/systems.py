@@ -16,8 +16,9 @@ from benchmarks.peak import peak, reset_peak
 from benchmarks.shapes import QWEN3_06B
 from components.config import Arm, load_settings
 from components.policy.embedded import build_tokenizer
+from components.policy.markers import Markers
 from components.policy.model import device
-from components.rollout.engine import Markers, Rollout, Sampling
+from components.rollout.engine import Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.training.batches import Group
 from components.training.trainer import Trainer

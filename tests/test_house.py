@@ -67,6 +67,14 @@ def test_nobody_but_the_steps_and_the_probe_imports_training():
             assert not any(imported.startswith("components.training") for imported in imports(path)), name
 
 
+def test_a_policy_knows_nothing_of_who_samples_or_trains_it():
+    for name, path in modules().items():
+        if name.startswith("components.policy"):
+            assert not any(
+                imported.startswith(("components.rollout", "components.training")) for imported in imports(path)
+            )
+
+
 def test_nothing_is_imported_in_a_circle():
     known = modules()
     graph = {name: imports(path) & set(known) - {name} for name, path in known.items()}

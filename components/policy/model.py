@@ -20,7 +20,7 @@ from transformers.utils import logging
 from components.config import ModelSettings
 from components.errors import UserError
 from components.policy.embedded import build_model, build_tokenizer
-from components.rollout.engine import Markers
+from components.policy.markers import Markers
 
 # Transformers imports DeepSpeed when it saves, and DeepSpeed warns where it has to find out that there is no GPU.
 if not torch.cuda.is_available():

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from components.rollout.engine import Markers, Rollout, Sampling
+from components.policy.markers import Markers
+from components.rollout.engine import Rollout, Sampling
 
 
 class Draft:

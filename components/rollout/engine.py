@@ -7,6 +7,7 @@ from typing import Protocol, Self, TypeVar
 import torch
 
 from components.errors import UserError
+from components.policy.markers import Markers
 
 Item = TypeVar("Item")
 
@@ -32,20 +33,6 @@ class Rollout:
     logprobs: tuple[float, ...]
     finish_reason: str
     forced_end: int
-
-
-@dataclass(frozen=True)
-class Markers:
-    """The token ids that structure a completion, fixed by the tokenizer.
-
-    end_of_thinking: the marker that closes a rationale; one id or several.
-    end_of_turn: any of these ids ends the answer; the first is the one put behind a gold answer.
-    pad: fills batches; never a part of a rollout.
-    """
-
-    end_of_thinking: tuple[int, ...]
-    end_of_turn: tuple[int, ...]
-    pad: int
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from components.config import Settings
+from components.policy.markers import Markers
 from components.policy.model import device, load_model
-from components.rollout.engine import Alone, Markers, Peers, RolloutEngine
+from components.rollout.engine import Alone, Peers, RolloutEngine
 from components.rollout.transformers_engine import TransformersEngine
 
 

@@ -10,10 +10,11 @@ from typing import Self
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from components.policy.markers import Markers
 from components.policy.prefix_attention import pad_left, run_prefix, share_prompts
 from components.randomness import generator
 from components.rollout.deadline import Deadline
-from components.rollout.engine import Markers, Rollout, Sampling, check_request
+from components.rollout.engine import Rollout, Sampling, check_request
 
 
 class TransformersEngine:

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from components.errors import UserError
+from components.policy.markers import Markers
 from components.randomness import derive_seed
 from components.rollout.deadline import Deadline
 from components.rollout.draft import Draft
-from components.rollout.engine import Markers, Rollout, Sampling, check_request
+from components.rollout.engine import Rollout, Sampling, check_request
 from components.rollout.weights import check_names, weight_names
 
 if TYPE_CHECKING:

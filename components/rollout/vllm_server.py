@@ -12,9 +12,10 @@ from uuid import uuid4
 
 import torch
 
+from components.policy.markers import Markers
 from components.rollout.broadcast import Broadcast
 from components.rollout.draft import Draft
-from components.rollout.engine import Alone, Markers, Peers, Rollout, Sampling, check_request
+from components.rollout.engine import Alone, Peers, Rollout, Sampling, check_request
 from components.rollout.server_client import BASE, ServerClient, Together
 from components.rollout.server_process import ServerProcess
 from components.rollout.weight_file import AdapterFile, WeightFile

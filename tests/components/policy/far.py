@@ -16,7 +16,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from components.policy.logprobs import Row, Scorer, sequence_logprobs
-from components.rollout.engine import Markers, Rollout, Sampling
+from components.policy.markers import Markers
+from components.rollout.engine import Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 
 _setup_privateuseone_for_python_backend("far")

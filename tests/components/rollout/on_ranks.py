@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from components.policy.embedded import build_tokenizer
+from components.policy.markers import Markers
 from components.policy.model import load_model
-from components.rollout.engine import Markers, Rollout, Sampling
+from components.rollout.engine import Rollout, Sampling
 from components.rollout.vllm_server import VllmServerEngine
 from components.training.ranks import Ranks
 from components.training.zero import start_ranks

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from components.data.example import Example
 from components.errors import TemporaryError, UserError
+from components.policy.markers import Markers
 from components.policy.model import Codec
 from components.policy.saving import save_policy
-from components.rollout.engine import Markers, Rollout, RolloutEngine, Sampling
+from components.rollout.engine import Rollout, RolloutEngine, Sampling
 from components.rollout.sample import sample as sample_examples
 from components.rollout.transformers_engine import TransformersEngine
 from components.rollout.vllm_engine import VllmEngine

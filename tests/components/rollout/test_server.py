@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from components.errors import TemporaryError, UserError
 from components.policy.embedded import build_tokenizer
+from components.policy.markers import Markers
 from components.policy.saving import save_policy
-from components.rollout.engine import Markers, Sampling
+from components.rollout.engine import Sampling
 from components.rollout.server_process import ServerProcess
 from components.rollout.vllm_server import VllmServerEngine
 from tests.components.models import add_noise

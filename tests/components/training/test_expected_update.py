@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.rollout.engine import Markers, Rollout, Sampling
+from components.policy.markers import Markers
+from components.rollout.engine import Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.training.batches import Group
 from tests.components.training.by_hand import M, NewPolicy, by_hand, state, trainer

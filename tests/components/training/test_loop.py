@@ -22,8 +22,9 @@ from components.errors import UserError
 from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
 from components.objective.commitment import adaptive
+from components.policy.markers import Markers
 from components.policy.model import load_tokenizer
-from components.rollout.engine import Markers, Peers, Rollout, Sampling
+from components.rollout.engine import Peers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Tracker
 from components.training import loop

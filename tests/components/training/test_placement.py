@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from components.config import Arm, TrainSettings
 from components.policy.logprobs import Scorer
-from components.rollout.engine import Markers, Sampling
+from components.policy.markers import Markers
+from components.rollout.engine import Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.training import trainer as training
 from components.training.trainer import Trainer, UpdateReport

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from components.config import Settings
 from components.errors import UserError
+from components.policy.markers import Markers
 from components.policy.model import load_model
-from components.rollout.engine import Markers, Peers, Rollout, Sampling
+from components.rollout.engine import Peers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Tracker
 from components.training import loop
