@@ -25,10 +25,12 @@ def probe(
     """
     settings = load_settings(params, overrides or [])
     from components.tracking.runs import connect
+    from components.tracking.store import check_store
     from tasks.inputs import find_base, find_data
     from tasks.probe import run_probe
     from tasks.workspace import project_root
 
+    check_store(project_root())  # now and not when data and model are made
     found = run_probe(
         settings,
         data=find_data(settings, data, BUILD, out),
