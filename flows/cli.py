@@ -14,7 +14,7 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
-from flows import gc, plan, probe, registry_commands, theory
+from flows import doctor, gc, plan, probe, registry_commands, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
 
 app = typer.Typer(
@@ -249,6 +249,7 @@ app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
 app.command()(theory.theory)
 app.command()(gc.gc)
+app.command()(doctor.doctor)
 
 
 # All that PyTorch says of a checkpoint file that does not fit.

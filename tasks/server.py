@@ -14,7 +14,7 @@ import requests
 from filelock import FileLock
 
 from components.addresses import postgres_trouble, shown
-from components.errors import UserError
+from components.errors import Refused, UserError
 from tasks.process import end_guarded, start_guarded
 
 START_SECONDS = 120
@@ -46,25 +46,27 @@ def _check_server(url: str) -> None:
         with temporary_settings(quick), get_client(sync_client=True) as client:
             client.read_flows(limit=1)
     except httpx.HTTPStatusError as error:
-        raise UserError(_refusal(url, error.response.status_code)) from error
+        raise _refusal(url, error.response.status_code) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
             f"no Prefect server answers at {shown(url)}; start it, correct PREFECT_API_URL, or unset it: a sweep then"
             f" starts one for itself. ({shown(str(error)) or type(error).__name__})"
         ) from error
     except (ValueError, KeyError, TypeError) as error:  # what no API of Prefect's says
-        raise UserError(_refusal(url, None)) from error
+        raise _refusal(url, None) from error
 
 
-def _refusal(url: str, status: int | None) -> str:
+def _refusal(url: str, status: int | None) -> UserError:
     if status in (401, 403):
-        return (
+        return Refused(
             f"the Prefect server at {shown(url)} refuses the credentials ({status}); set PREFECT_API_AUTH_STRING to"
             " USER:PASSWORD, or PREFECT_API_KEY for Prefect Cloud."
         )
     if status is not None and status >= 500:
-        return f"the Prefect server at {shown(url)} fails ({status}); its log says why: mend it and run this again."
-    return f"what answers at {shown(url)} is no API of Prefect; correct PREFECT_API_URL, it ends in /api."
+        return UserError(
+            f"the Prefect server at {shown(url)} fails ({status}); its log says why: mend it, and try again."
+        )
+    return UserError(f"what answers at {shown(url)} is no API of Prefect; correct PREFECT_API_URL, it ends in /api.")
 
 
 @contextmanager
@@ -80,7 +82,7 @@ def own_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
     """
     from prefect.settings import PREFECT_HOME
 
-    _check_database()
+    check_database()
     port = port or _free_port()
     url = f"http://127.0.0.1:{port}/api"
     home = Path(str(PREFECT_HOME.value()))
@@ -105,8 +107,12 @@ def own_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
         end_guarded(process)
 
 
-def _check_database() -> None:
-    """Whether PostgreSQL answers, where Prefect's settings name one; else only the server's log would tell."""
+def check_database() -> None:
+    """Whether PostgreSQL answers, where Prefect's settings name one; else only a server's log would tell.
+
+    Raises:
+        UserError: it does not.
+    """
     import psycopg2
     from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
@@ -117,7 +123,7 @@ def _check_database() -> None:
     try:
         psycopg2.connect(f"{scheme.partition('+')[0]}://{rest}", connect_timeout=ANSWER_SECONDS).close()
     except psycopg2.OperationalError as error:
-        raise UserError(postgres_trouble(uri, error, DATABASE)) from error
+        raise postgres_trouble(uri, error, DATABASE) from error
 
 
 def _say_the_rest() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from components.addresses import shown
-from components.errors import TemporaryError, UserError
+from components.errors import Refused, TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
 
@@ -185,7 +185,7 @@ class ServerClient:
                 " VLLM_SERVER_DEV_MODE=1 and --tokens-only."
             )
         if response.status_code in (401, 403):
-            raise UserError(
+            raise Refused(
                 f"the vLLM server at {self} refuses the credentials ({response.status_code}): start it without"
                 " --api-key, or write http://USER:PASSWORD@HOST:PORT where a proxy asks for them."
             )

@@ -27,7 +27,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from components.addresses import postgres_trouble, shown
-from components.errors import UserError
+from components.errors import Refused, UserError
 from components.progress import say
 
 EXPERIMENT = "thaw"
@@ -71,8 +71,8 @@ class Store:
                 return function(*args, **kwargs)
             except (MlflowException, SQLAlchemyError) as error:
                 if not is_outage(error):
-                    if told := _refusal(self.uri, error):
-                        raise UserError(told) from error
+                    if isinstance(told := refusal(self.uri, error), Refused):
+                        raise told from error
                     raise
                 if time.monotonic() + pause > deadline:
                     raise UserError(
@@ -108,7 +108,7 @@ def open_store(root: Path, *, timeout: float | None = None, patience: float = 30
     uri = tracking_uri(root)
     remote, file = uri.startswith(("http://", "https://")), database_file(uri)
     if remote:
-        _wait_for_server(uri, timeout)
+        wait_for_server(uri, timeout)
         # By default MLflow's client sleeps for up to two minutes between its own seven attempts; `Store.call` is
         # quicker to notice that the server is back.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -122,8 +122,7 @@ def open_store(root: Path, *, timeout: float | None = None, patience: float = 30
     except OSError as error:
         raise UserError(f"the folder {root}, which is to hold MLflow's files, cannot be written: {error}.") from error
     except (MlflowException, SQLAlchemyError, CommandError, ImportError) as error:
-        told = _refusal(uri, error) or f"MLflow at {shown(uri)} cannot be used: {first_line(error)}"
-        raise UserError(told) from error
+        raise refusal(uri, error) or UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from error
     return Store(client, uri, experiment_id, lock, patience)
 
 
@@ -169,24 +168,24 @@ def first_line(error: Exception) -> str:
     return shown(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
-def _refusal(uri: str, error: Exception) -> str | None:
+def refusal(uri: str, error: Exception) -> UserError | None:
     """Of what asking again would only repeat: who refuses, and the cure. None where nothing better is known."""
     if uri.startswith("postgresql") and isinstance(error, OperationalError):
         return postgres_trouble(uri, error, "MLFLOW_TRACKING_URI")
     if not uri.startswith(("http://", "https://")) or not isinstance(error, MlflowException):
         return None
     if (status := error.get_http_status_code()) in (401, 403):
-        return (
+        return Refused(
             f"MLflow at {shown(uri)} refuses the credentials ({status}); set MLFLOW_TRACKING_USERNAME and"
             " MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may do this."
         )
     if "not in a valid JSON format" in str(error) or "failed with error code 404" in str(error):
-        return (
+        return UserError(
             f"what answers at {shown(uri)} is no MLflow server, or a sign-on page in front of it; correct"
             " MLFLOW_TRACKING_URI."
         )
     if failed := FAILURE.search(str(error)):
-        return f"MLflow at {shown(uri)} fails ({failed[1]}); its log says why: mend it and run this again."
+        return UserError(f"MLflow at {shown(uri)} fails ({failed[1]}); its log says why: mend it, and try again.")
     return None
 
 
@@ -201,7 +200,7 @@ def quoted(text: str) -> str:
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
-def _wait_for_server(uri: str, timeout: float) -> None:
+def wait_for_server(uri: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     told = False
     while True:

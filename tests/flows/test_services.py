@@ -116,7 +116,7 @@ def test_an_mlflow_server_that_does_not_answer_is_named_before_any_work(
         (401, "MLflow at {} refuses the credentials (401); set MLFLOW_TRACKING_USERNAME and"),
         (403, "MLflow at {} refuses the credentials (403); set MLFLOW_TRACKING_USERNAME and"),
         (404, "what answers at {} is no MLflow server, or a sign-on page in front of it; correct MLFLOW_TRACKING_URI."),
-        (500, "MLflow at {} fails (500); its log says why: mend it and run this again."),
+        (500, "MLflow at {} fails (500); its log says why: mend it, and try again."),
         (200, "what answers at {} is no MLflow server, or a sign-on page in front of it; correct MLFLOW_TRACKING_URI."),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_prefect_server_that_does_not_answer_is_named(trained: Path, thaw: Tha
         (401, "the Prefect server at {} refuses the credentials (401); set PREFECT_API_AUTH_STRING to USER:PASSWORD"),
         (403, "the Prefect server at {} refuses the credentials (403); set PREFECT_API_AUTH_STRING to USER:PASSWORD"),
         (404, "what answers at {} is no API of Prefect; correct PREFECT_API_URL, it ends in /api."),
-        (500, "the Prefect server at {} fails (500); its log says why: mend it and run this again."),
+        (500, "the Prefect server at {} fails (500); its log says why: mend it, and try again."),
         (200, "what answers at {} is no API of Prefect; correct PREFECT_API_URL, it ends in /api."),
     ],
 )
