@@ -200,7 +200,7 @@ def _orphans(folder: Path) -> list[Finding]:
     from filelock import FileLock, Timeout
 
     findings = []
-    for note in folder.glob("thaw-stage-*[!k]"):
+    for note in [path for path in folder.glob("thaw-stage-*") if path.suffix != ".lock"]:
         with note.open() as text, suppress(Timeout), FileLock(f"{note}.lock", timeout=0):
             try:
                 fcntl.flock(text, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ import requests
 from filelock import FileLock
 
 from components.addresses import postgres_trouble, shown
-from components.errors import Refused, UserError
+from components.errors import Refused, TemporaryError, UserError
 from tasks.process import end_guarded, start_guarded
 
 START_SECONDS = 120
@@ -54,6 +54,24 @@ def _check_server(url: str) -> None:
         ) from error
     except (ValueError, KeyError, TypeError) as error:  # what no API of Prefect's says
         raise _refusal(url, None) from error
+
+
+@contextmanager
+def told_when_gone(url: str) -> Iterator[None]:
+    """A server that goes away while a flow runs, for longer than Prefect bears with it, is told in a sentence.
+
+    Raises:
+        TemporaryError: it went away.
+    """
+    try:
+        yield
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
+        raise TemporaryError(
+            f"the Prefect server at {shown(url)} has gone away; start it anew and run this again, what is built is"
+            f" kept. ({shown(str(error)) or type(error).__name__})"
+        ) from error
 
 
 def _refusal(url: str, status: int | None) -> UserError:

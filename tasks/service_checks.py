@@ -21,7 +21,9 @@ def mlflow(root: Path) -> Finding:
     try:
         state = condition(root, timeout=ANSWER_SECONDS)
     except Refused as error:
-        return fault(str(error), "export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
+        served = "MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=..."
+        database = "MLFLOW_TRACKING_URI=postgresql://USER:PASSWORD@HOST/DATABASE"
+        return fault(str(error), f"export {database if uri.startswith('postgresql') else served}")
     except UserError as error:
         return fault(str(error), "unset MLFLOW_TRACKING_URI" if not own else "mlflow ui")
     match state:

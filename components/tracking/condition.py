@@ -4,17 +4,23 @@ from enum import Enum, auto
 from pathlib import Path
 
 import mlflow
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from sqlalchemy import create_engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.addresses import shown
 from components.errors import UserError
-from components.tracking.store import EXPERIMENT, database_file, first_line, refusal, tracking_uri, wait_for_server
+from components.tracking.store import (
+    EXPERIMENT,
+    database_file,
+    first_line,
+    refusal,
+    tables,
+    tracking_uri,
+    wait_for_server,
+)
 
 
 class Condition(Enum):
@@ -40,19 +46,14 @@ def condition(root: Path, *, timeout: float = 3.0) -> Condition:
             return Condition.CURRENT
         if (file := database_file(uri)) and not file.is_file():
             return Condition.MISSING
-        return _tables(uri, timeout)
+        return _of_tables(uri, timeout)
     except (MlflowException, SQLAlchemyError, ImportError) as error:
         raise refusal(uri, error) or UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from error
 
 
-def _tables(uri: str, timeout: float) -> Condition:
-    limit = "timeout" if uri.startswith("sqlite") else "connect_timeout"
-    engine = create_engine(uri, connect_args={limit: max(2, int(timeout))})
-    with engine.connect() as connection:
-        revision = MigrationContext.configure(connection).get_current_revision()
-        tables = inspect(connection).get_table_names()
-    engine.dispose()
-    if not tables:
+def _of_tables(uri: str, timeout: float) -> Condition:
+    found, revision = tables(uri, timeout)
+    if not found:
         return Condition.MISSING
     if revision is None:
         raise UserError(f"the database at {shown(uri)} is none of MLflow's; correct MLFLOW_TRACKING_URI.")

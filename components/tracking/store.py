@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import requests
+from alembic.migration import MigrationContext
 from alembic.util import CommandError
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.db import upgrade
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from components.addresses import postgres_trouble, shown
@@ -112,9 +113,11 @@ def open_store(root: Path, *, timeout: float | None = None, patience: float = 30
         # By default MLflow's client sleeps for up to two minutes between its own seven attempts; `Store.call` is
         # quicker to notice that the server is back.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    elif not make and file and not _filled(file):
+    elif not make and file and not file.is_file():
         raise NothingYet(f"nothing was trained here yet, there is no {file}; `thaw sweep` or `thaw train` begins.")
     try:
+        if not (make or remote or tables(uri, timeout)[0]):
+            raise NothingYet(f"MLflow at {shown(uri)} is empty; `thaw sweep` or `thaw train` begins.")
         lock = FileLock(root / "mlflow.db.lock")
         with lock if make or file else nullcontext():
             client = _unlocked(lambda: _client(uri, timeout), timeout)
@@ -149,8 +152,15 @@ def database_file(uri: str) -> Path | None:
     return None
 
 
-def _filled(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0
+def tables(uri: str, timeout: float) -> tuple[list[str], str | None]:
+    """The tables of a database that exists, and the revision that MLflow gave them."""
+    limit = "timeout" if uri.startswith("sqlite") else "connect_timeout"
+    engine = create_engine(uri, connect_args={limit: max(2, int(timeout))})
+    with engine.connect() as connection:
+        found = inspect(connection).get_table_names()
+        revision = MigrationContext.configure(connection).get_current_revision() if found else None
+    engine.dispose()
+    return found, revision
 
 
 def is_outage(error: Exception) -> bool:

@@ -3,10 +3,14 @@
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
+from prefect import flow
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
+from components.errors import TemporaryError
 from tasks.inputs import make_base, make_data
+from tasks.server import told_when_gone
 from tests.answers import answering, dead_port
 from tests.conftest import SMALL, small_settings
 from tests.flows.conftest import Said, Thaw
@@ -186,6 +190,17 @@ def test_what_a_prefect_server_answers_is_told(trained: Path, thaw: Thaw, status
         with temporary_settings({PREFECT_API_URL: url.replace("//", "//me:secret@")}):
             for command in PREFECT:
                 assert told.format(url) in sentence(thaw(trained, *command))
+
+
+def test_a_prefect_server_that_goes_away_while_a_flow_runs_is_told_and_the_flow_may_be_tried_again() -> None:
+    url = f"http://me:secret@127.0.0.1:{(port := dead_port())}/api"
+    told = rf"^the Prefect server at http://127\.0\.0\.1:{port}/api has gone away"
+    with pytest.raises(TemporaryError, match=told), told_when_gone(url):
+        httpx.get(url)
+    with pytest.raises(TemporaryError, match=told), temporary_settings({PREFECT_API_URL: url}), told_when_gone(url):
+        flow(lambda: None, name="nothing")()
+    with pytest.raises(RuntimeError, match="another"), told_when_gone(url):
+        raise RuntimeError("another")
 
 
 @pytest.mark.parametrize("command", PREFECT, ids=" ".join)
