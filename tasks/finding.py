@@ -15,7 +15,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """message: a sentence. cure: the command that mends it; empty where nothing is to be mended."""
+    """message: a sentence. cure: the command that mends it; empty where there is none, or the sentence says it all."""
 
     status: Status
     message: str

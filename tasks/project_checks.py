@@ -4,7 +4,8 @@ import fcntl
 import json
 import shutil
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 5.0
 PARAMS = "params.yaml"
+NOT_CODE = ":(exclude)experiments"  # which are written by sweeps, and committed by whoever wants to keep them
 
 
 def project(root: Path) -> Finding:
@@ -55,7 +57,7 @@ def git(root: Path) -> Finding:
         if _without_git(root):
             return warning("no git repository, so no run can be traced back to its code.", "git init")
         return fault(f"{root} is no git repository, and DVC needs one.", "git init")
-    done = _git(root, "status", "--porcelain", "-z", "--", *_dependencies(root))
+    done = _git(root, "status", "--porcelain", "-z", "--", *_dependencies(root), NOT_CODE)
     changed = [entry[3:] for entry in done.stdout.split("\0") if entry[2:3] == " "]
     if changed:
         told = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
@@ -78,11 +80,28 @@ def _without_git(root: Path) -> bool:
     return bool(Config(str(root / ".dvc"))["core"].get("no_scm"))
 
 
-def _dependencies(root: Path) -> list[str]:
-    """The files and folders that stages are made from, but for what other stages make."""
+@contextmanager
+def _repo(root: Path) -> "Iterator[Repo]":
+    """DVC in the project.
+
+    Raises:
+        UserError: it refuses, as where a dvc.yaml or a .dvc file is damaged.
+    """
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
+    from components.errors import UserError
+
+    try:
+        with Repo(str(root)) as repo:
+            yield repo
+    except DvcException as error:
+        raise UserError(f"DVC: {' '.join(str(error).split()).rstrip('.')}.") from error
+
+
+def _dependencies(root: Path) -> list[str]:
+    """The files and folders that stages are made from, but for what other stages make."""
+    with _repo(root) as repo:
         stages = repo.index.stages
         made = {out.fs_path for stage in stages for out in stage.outs}
         used = {dep.fs_path for stage in stages for dep in stage.deps} - made
@@ -91,10 +110,8 @@ def _dependencies(root: Path) -> list[str]:
 
 def data(root: Path) -> Finding:
     """Whether the files are there that .dvc files pin; those of the present task have to be."""
-    from dvc.repo import Repo
-
     task, findings = (root / load(root).task.path).resolve(), []
-    with Repo(str(root)) as repo:
+    with _repo(root) as repo:
         pinned = [(stage, out) for stage in repo.index.stages if stage.is_data_source for out in stage.outs]
         for stage, out in pinned:
             place, name = Path(out.fs_path), Path(out.fs_path).relative_to(root)
@@ -102,7 +119,7 @@ def data(root: Path) -> Finding:
             pull = f"dvc pull {Path(stage.path_in_repo)}"
             if not place.exists():
                 findings.append(trouble(f"{name} is not there.", pull))
-            elif (size := _size(place)) != (out.meta.nfiles or 1, out.meta.size):
+            elif out.meta.size is not None and (size := _size(place)) != (out.meta.nfiles or 1, out.meta.size):
                 told = f"{name} is not what {stage.path_in_repo} pins: {size[0]} files, {size[1]} bytes."
                 findings.append(trouble(told, f"dvc checkout {stage.path_in_repo}"))
     if not task.exists() and not any(task.is_relative_to(Path(out.fs_path).resolve()) for _, out in pinned):
@@ -118,9 +135,7 @@ def _size(place: Path) -> tuple[int, int]:
 
 def remotes(root: Path) -> Finding:
     """Whether DVC's remotes can be reached."""
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
+    with _repo(root) as repo:
         names = list(repo.config["remote"])
         return worst([_remote(repo, name) for name in names] or [ok("DVC has no remote.")])
 

@@ -1,5 +1,6 @@
 """Checks of the services that a project uses, for `thaw doctor`; nothing is made, written or upgraded."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def mlflow(root: Path) -> Finding:
 
     uri = tracking_uri(root)
     where, own = f"MLflow at {shown(uri)}", uri.startswith("sqlite")
-    upgrade = f"mlflow db upgrade {uri if own else '$MLFLOW_TRACKING_URI'}"
+    upgrade = f"mlflow db upgrade {shlex.quote(uri) if own else '$MLFLOW_TRACKING_URI'}"
     try:
         state = condition(root, timeout=ANSWER_SECONDS)
     except Refused as error:

@@ -110,9 +110,6 @@ def open_store(root: Path, *, timeout: float | None = None, patience: float = 30
     remote, file = uri.startswith(("http://", "https://")), database_file(uri)
     if remote:
         wait_for_server(uri, timeout)
-        # By default MLflow's client sleeps for up to two minutes between its own seven attempts; `Store.call` is
-        # quicker to notice that the server is back.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     elif not make and file and not file.is_file():
         raise NothingYet(f"nothing was trained here yet, there is no {file}; `thaw sweep` or `thaw train` begins.")
     try:
@@ -211,6 +208,14 @@ def quoted(text: str) -> str:
 
 
 def wait_for_server(uri: str, timeout: float) -> None:
+    """Wait until somebody listens.
+
+    Raises:
+        UserError: nobody does.
+    """
+    # By default MLflow's client sleeps for up to two minutes between its own seven attempts; `Store.call` is
+    # quicker to notice that the server is back.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     deadline = time.monotonic() + timeout
     told = False
     while True:

@@ -180,12 +180,24 @@ def test_no_git_repository_is_a_fault_unless_dvc_does_without(project: Path) -> 
 
 def test_what_stages_depend_on_and_nobody_committed_is_a_warning(project: Path) -> None:
     (project / "notes.txt").write_text("no stage reads this")
+    (project / "experiments/mine").mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(project / name, project / "experiments/mine")
     assert project_checks.git(project).status is OK
     (project / "train.sh").write_text("echo changed\n")
     change(project, "train", steps=7)
     said = project_checks.git(project)
     assert said.status is WARNING
     assert said.message.startswith("not committed, though stages depend on it: params.yaml, train.sh;")
+
+
+def test_a_pipeline_that_dvc_cannot_read_is_a_fault_that_names_it(project: Path) -> None:
+    (project / "dvc.yaml").write_text("stages: [")
+    for check in (project_checks.git, project_checks.data):
+        said = found(lambda check=check: check(project), 10)
+        assert said.status is FAULT
+        assert said.message.startswith("DVC: ")
+        assert "dvc.yaml" in said.message
 
 
 def test_data_that_are_not_there_or_not_whole_are_a_fault(project: Path) -> None:
