@@ -11,5 +11,9 @@ class UserError(Exception):
     """
 
 
+class Refused(UserError):
+    """A service does not take the credentials, or wants some."""
+
+
 class TemporaryError(Exception):
     """Something outside the program gave way, and the same call may succeed when it is made again; one sentence."""

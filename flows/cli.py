@@ -14,7 +14,7 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
-from flows import gc, plan, probe, registry_commands, theory
+from flows import doctor, gc, plan, probe, registry_commands, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
 
 app = typer.Typer(
@@ -56,10 +56,12 @@ def sweep(
     thaw sweep --set 'arms=\\[grpo,garl-q0.9]'    other arms
     thaw sweep --set task.start=colder            a colder start[/dim]
     """
-    from tasks.workspace import open_workspace
+    from components.tracking.store import check_store
+    from tasks.workspace import open_workspace, project_root
 
     settings = load_settings(params, overrides or [])
     folder = open_workspace(settings, params, overrides or [], name, race=race)
+    check_store(project_root(folder))  # now and not when it is needed, after all that comes before training
     quiet_prefect()
     from flows.serve import with_server
     from flows.sweep import StageFailed, q_sweep
@@ -152,9 +154,12 @@ def train(
     settings = load_settings(params, overrides or [])
     chosen = _arm(settings, arm)
     seed = settings.seeds[0] if seed is None else seed
+    from components.tracking.store import check_store
     from tasks.inputs import find_base, find_data
     from tasks.launch import launch, needs_launch
+    from tasks.workspace import project_root
 
+    check_store(project_root())  # now and not when data and model are made
     data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         changes = [part for override in overrides or [] for part in ("--set", override)]
@@ -167,7 +172,6 @@ def train(
     from components.training.loop import train as run_training
     from components.training.zero import end_ranks
     from tasks.folder_lock import working_in
-    from tasks.workspace import project_root
 
     tracker = connect(project_root())
     with working_in(out):
@@ -245,6 +249,7 @@ app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
 app.command()(theory.theory)
 app.command()(gc.gc)
+app.command()(doctor.doctor)
 
 
 # All that PyTorch says of a checkpoint file that does not fit.

@@ -19,6 +19,7 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove all of it, for ev
     from rich.console import Console
     from rich.markup import escape
 
+    from components.tracking.store import NothingYet
     from tasks.evaluation import registry
     from tasks.garbage import freed, garbage, remove, size
     from tasks.workspace import project_root
@@ -27,7 +28,12 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove all of it, for ev
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root} is no project of DVC; `thaw gc` runs inside a clone of Thaw.")
     console = Console(soft_wrap=True, highlight=False)
-    with garbage(root, registry().store) as found:
+    try:
+        store = registry().store
+    except NothingYet as nothing:
+        console.print(str(nothing), markup=False)
+        store = None
+    with garbage(root, store) as found:
         for unused in found:
             told = f"{_bytes(size(unused.paths)):>8}  {_place(unused.paths, root)}"
             console.print(f"{escape(told)}  [dim]{escape(unused.why)}[/]")

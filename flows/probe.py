@@ -24,9 +24,12 @@ def probe(
     Estimates how often the base model is right, then takes a few real steps with every arm on a copy of it.
     """
     settings = load_settings(params, overrides or [])
+    from components.tracking.store import check_store
     from tasks.inputs import find_base, find_data
     from tasks.launch import launch, needs_launch
+    from tasks.workspace import project_root
 
+    check_store(project_root())  # now and not when data and model are made
     data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         changes = [part for override in overrides or [] for part in ("--set", override)]
@@ -35,7 +38,6 @@ def probe(
     from components.progress import speaks
     from components.tracking.runs import connect
     from tasks.probe import run_probe
-    from tasks.workspace import project_root
 
     found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root()))
     if speaks():

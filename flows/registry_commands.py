@@ -133,7 +133,9 @@ def evaluate_registry(
     from flows.parameters import Changes
     from flows.registry import evaluate_registry as flow
     from flows.serve import with_server
+    from tasks.evaluation import registry
 
+    registry()  # is there one? Asked before anything is started
     named = (override.partition("=") for override in overrides or [])
     changes = Changes.read({name.strip(): yaml.safe_load(value) for name, _, value in named})
     with with_server():

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from components.errors import UserError
 from tasks.lost_runs import mark_lost_runs
 from tasks.process import Process, end_guarded, programs_path, start_guarded, visible_gpus
-from tasks.server import configured_server, own_server
+from tasks.server import configured_server, own_server, told_when_gone
 from tasks.workspace import project_root
 
 AUTOMATIONS = Path("infra/automations.yaml")
@@ -30,10 +30,11 @@ PORT = 4200
 def with_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
     """Flows inside run against the configured Prefect server, or against one for just as long; yields its API's URL."""
     if (url := configured_server()) is not None:
-        mark_lost_runs()
-        yield url
+        with told_when_gone(url):
+            mark_lost_runs()
+            yield url
         return
-    with own_server(port, ui=ui) as url, temporary_settings({PREFECT_API_URL: url}):
+    with own_server(port, ui=ui) as url, temporary_settings({PREFECT_API_URL: url}), told_when_gone(url):
         mark_lost_runs()
         yield url
 

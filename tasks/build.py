@@ -115,9 +115,9 @@ def locked(folder: Path) -> Iterator[Repo]:
     Raises:
         UserError: DVC cannot do what it is asked to.
     """
-    with FileLock(project_root(folder) / ".dvc" / "tmp" / "thaw.lock"), Repo(str(folder)) as repo:
+    with FileLock(project_root(folder) / ".dvc" / "tmp" / "thaw.lock"):
         try:
-            with repo.lock:
+            with Repo(str(folder)) as repo, repo.lock:
                 yield repo
         except DvcException as error:
             raise UserError(f"DVC in {folder}: {' '.join(str(error).split())}") from error

@@ -81,11 +81,16 @@ def evaluate_model(
 
 
 def registry() -> "Registry":
-    """The project's registered models."""
+    """The project's registered models.
+
+    Raises:
+        UserError: the store cannot be used.
+        NothingYet: there is none.
+    """
     from components.tracking.runs import connect
     from tasks.workspace import project_root
 
-    return connect(project_root()).registry
+    return connect(project_root(), make=False).registry
 
 
 def _find(model: str) -> "tuple[Path, Version | None]":
@@ -117,11 +122,15 @@ def _describe(settings: Settings, trained: dict[str, Any] | None) -> dict[str, A
 
 def _registered(trained: dict[str, Any]) -> "Version | None":
     """The version of a trained checkpoint; None, and said, where the registry is not the one it was trained with."""
+    from components.tracking.store import NothingYet
+
     reference = f"{trained['model_name']}/{trained['model_version']}"
-    with suppress(UserError):
-        version = registry().find(reference)
-        if version.run_id == trained["mlflow_run_id"]:
-            return version
+    with suppress(NothingYet):
+        found = registry()
+        with suppress(UserError):
+            version = found.find(reference)
+            if version.run_id == trained["mlflow_run_id"]:
+                return version
     say(f"{reference} is not in this MLflow store; its figures are kept in files alone")
     return None
 

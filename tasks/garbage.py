@@ -31,10 +31,10 @@ MD5 = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
 
 
 @contextmanager
-def garbage(root: Path, store: Store) -> Iterator[list[Unused]]:
+def garbage(root: Path, store: Store | None) -> Iterator[list[Unused]]:
     """What can be removed from a project; as long as this lasts, nobody begins to use it.
 
-    root: the folder with .dvc.
+    root: the folder with .dvc. store: MLflow's; None where there is none yet.
 
     Raises:
         UserError: DVC is at work, MLflow does not answer, or nobody knows what git's history needs.
@@ -45,9 +45,9 @@ def garbage(root: Path, store: Store) -> Iterator[list[Unused]]:
         def idle(run: Path) -> bool:
             return stack.enter_context(alone_in(run))
 
-        kept, folders = Kept(store), list(_folders(root))
+        kept, folders = store and Kept(store), list(_folders(root))
         runs = [folder for folder in folders if (folder / "checkpoints").is_dir() or (folder / "state").is_dir()]
-        found = list(kept.unused())
+        found = list(kept.unused()) if kept else []
         for run in runs:
             if (left := list(_left_by(run))) and idle(run):
                 found += left
@@ -121,12 +121,12 @@ def _abandoned(root: Path) -> Iterator[Path]:
             yield build
 
 
-def _outputs(build: Path, runs: Iterable[Path], kept: Kept) -> Iterator[Unused]:
+def _outputs(build: Path, runs: Iterable[Path], kept: Kept | None) -> Iterator[Unused]:
     """All of an abandoned build but runs that may go on, or have a registered version, or of which nothing is known."""
     why = "of an experiment without dvc.yaml and dvc.lock, which no commit has"
     for path in sorted(path for path in build.iterdir() if path.name != "train"):
         yield Unused([path], why)
-    for run in runs:
+    for run in runs if kept else ():
         made_by = _made_by(run)
         ended = (run / "train.json").is_file() or all(map(kept.deleted, made_by))
         if made_by and ended and not any(map(kept.needs, made_by)):

@@ -7,6 +7,7 @@ machine takes the notes that nobody holds for what they mean.
 
 import fcntl
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -38,14 +39,26 @@ def sign(_flow: Flow, run: FlowRun, _state: State) -> None:
 
 def mark_lost_runs() -> None:
     """Tell the server which flow runs of this machine have crashed. Notes on runs of another server stay."""
+    for path, _note in _unheld():
+        with suppress(ObjectNotFound, FileNotFoundError):
+            _mark(UUID(path.name))
+            path.unlink()
+
+
+def lost_runs() -> list[UUID]:
+    """The flow runs of this machine that nobody has marked yet."""
+    return [UUID(path.name) for path, _note in _unheld()]
+
+
+def _unheld() -> Iterator[tuple[Path, TextIO]]:
+    """The notes that nobody holds, each held by us while it is looked at."""
     folder = Path(str(PREFECT_HOME.value())) / NOTES
     for path in folder.glob("*"):
         if path.suffix:  # not locked yet, perhaps
             continue
-        with suppress(FileNotFoundError, BlockingIOError, ObjectNotFound), path.open() as note:
+        with suppress(FileNotFoundError, BlockingIOError), path.open() as note:
             fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _mark(UUID(path.name))
-            path.unlink()
+            yield path, note
 
 
 def _mark(run: UUID) -> None:

@@ -9,21 +9,82 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import requests
 from filelock import FileLock
 
-from components.errors import UserError
+from components.addresses import postgres_trouble, shown
+from components.errors import Refused, TemporaryError, UserError
 from tasks.process import end_guarded, start_guarded
 
 START_SECONDS = 120
 REST_SECONDS = 10
+ANSWER_SECONDS = 20
+DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 
 def configured_server() -> str | None:
-    """The API of the server that PREFECT_API_URL, or Prefect's own settings, name."""
+    """The API of the server that PREFECT_API_URL, or Prefect's own settings, name; it has just answered.
+
+    Raises:
+        UserError: it does not answer, or refuses to.
+    """
     from prefect.settings import PREFECT_API_URL
 
-    return PREFECT_API_URL.value()
+    if (url := PREFECT_API_URL.value()) is not None:
+        _check_server(url)
+    return url
+
+
+def _check_server(url: str) -> None:
+    """Ask it once for what only who is let in gets: Prefect's own flows would try for a minute, and then say little."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS}
+    try:
+        with temporary_settings(quick), get_client(sync_client=True) as client:
+            client.read_flows(limit=1)
+    except httpx.HTTPStatusError as error:
+        raise _refusal(url, error.response.status_code) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"no Prefect server answers at {shown(url)}; start it, correct PREFECT_API_URL, or unset it: a sweep then"
+            f" starts one for itself. ({shown(str(error)) or type(error).__name__})"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:  # what no API of Prefect's says
+        raise _refusal(url, None) from error
+
+
+@contextmanager
+def told_when_gone(url: str) -> Iterator[None]:
+    """A server that goes away while a flow runs, for longer than Prefect bears with it, is told in a sentence.
+
+    Raises:
+        TemporaryError: it went away.
+    """
+    try:
+        yield
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
+        raise TemporaryError(
+            f"the Prefect server at {shown(url)} has gone away; start it anew and run this again, what is built is"
+            f" kept. ({shown(str(error)) or type(error).__name__})"
+        ) from error
+
+
+def _refusal(url: str, status: int | None) -> UserError:
+    if status in (401, 403):
+        return Refused(
+            f"the Prefect server at {shown(url)} refuses the credentials ({status}); set PREFECT_API_AUTH_STRING to"
+            " USER:PASSWORD, or PREFECT_API_KEY for Prefect Cloud."
+        )
+    if status is not None and status >= 500:
+        return UserError(
+            f"the Prefect server at {shown(url)} fails ({status}); its log says why: mend it, and try again."
+        )
+    return UserError(f"what answers at {shown(url)} is no API of Prefect; correct PREFECT_API_URL, it ends in /api.")
 
 
 @contextmanager
@@ -35,10 +96,11 @@ def own_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
     port: a free one by default.
 
     Raises:
-        UserError: it does not start.
+        UserError: it does not start, or its database does not answer.
     """
     from prefect.settings import PREFECT_HOME
 
+    check_database()
     port = port or _free_port()
     url = f"http://127.0.0.1:{port}/api"
     home = Path(str(PREFECT_HOME.value()))
@@ -61,6 +123,25 @@ def own_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
     finally:
         _say_the_rest()
         end_guarded(process)
+
+
+def check_database() -> None:
+    """Whether PostgreSQL answers, where Prefect's settings name one; else only a server's log would tell.
+
+    Raises:
+        UserError: it does not.
+    """
+    import psycopg2
+    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+    uri = PREFECT_SERVER_DATABASE_CONNECTION_URL.value() or ""
+    if not uri.startswith("postgresql"):
+        return
+    scheme, rest = uri.split("://", 1)
+    try:
+        psycopg2.connect(f"{scheme.partition('+')[0]}://{rest}", connect_timeout=ANSWER_SECONDS).close()
+    except psycopg2.OperationalError as error:
+        raise postgres_trouble(uri, error, DATABASE) from error
 
 
 def _say_the_rest() -> None:

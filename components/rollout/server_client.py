@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from components.errors import TemporaryError, UserError
+from components.addresses import shown
+from components.errors import Refused, TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
 
@@ -41,12 +42,35 @@ class RequestFailed(TemporaryError):
     """The server answered that it could not do what it was asked for."""
 
 
+class ServerGone(TemporaryError):
+    """Nobody listens there."""
+
+
 class ServerClient:
-    """Asks one server; timeout_seconds: of one call. adapters: whether it is these that get new versions."""
+    """Asks one server."""
 
     def __init__(self, url: str, *, timeout_seconds: float, adapters: bool = False) -> None:
+        """url: with user and password where a proxy asks for them. timeout_seconds: of one call.
+
+        adapters: whether it is these that get new versions.
+
+        Raises:
+            UserError: what answers there is no vLLM server, or one that asks for a key.
+            TemporaryError: nothing answers.
+        """
         self.url, self.timeout_seconds, self.adapters = url.rstrip("/"), timeout_seconds, adapters
-        self.context: int | None = self._ask("GET", "/v1/models")["data"][0]["max_model_len"]
+        try:
+            self.context: int | None = self._ask("GET", "/v1/models")["data"][0]["max_model_len"]
+        except ServerGone as gone:
+            raise TemporaryError(
+                f"no vLLM server answers at {self}; start it, or correct rollout.placement. ({gone.__cause__})"
+            ) from None
+        except (ValueError, LookupError, TypeError):
+            raise UserError(f"what answers at {self} is no vLLM server; correct rollout.placement.") from None
+
+    def __str__(self) -> str:
+        """Its address, without a password."""
+        return shown(self.url)
 
     def engines(self) -> int:
         """Among how many engines vLLM's data parallelism divides the requests."""
@@ -93,7 +117,7 @@ class ServerClient:
         except RequestFailed:
             self._ask("GET", "/health")  # one whose engine has died is gone, whatever it can read
             raise UserError(
-                f"the vLLM server at {self.url} cannot load the weights in {folder}: set rollout.weights_folder to a"
+                f"the vLLM server at {self} cannot load the weights in {folder}: set rollout.weights_folder to a"
                 " folder that this process and every server see under the same path and may read; the server's log"
                 " says more."
             ) from None
@@ -114,7 +138,7 @@ class ServerClient:
         except (RequestFailed, UserError) as error:
             self._ask("GET", "/health")  # one whose engine has died is gone
             raise UserError(
-                f"the vLLM server at {self.url} takes no adapters from {folder} ({error}): start it with --enable-lora,"
+                f"the vLLM server at {self} takes no adapters from {folder} ({error}): start it with --enable-lora,"
                 " --max-lora-rank and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and see that it can read that folder; or set"
                 " rollout.transfer to file."
             ) from None
@@ -128,7 +152,7 @@ class ServerClient:
             UserError: somebody else is using the server.
         """
         if not self._ask("POST", "/reset_prefix_cache")["success"]:
-            raise UserError(f"the vLLM server at {self.url} keeps its prefix cache: somebody else is using it.")
+            raise UserError(f"the vLLM server at {self} keeps its prefix cache: somebody else is using it.")
 
     def transfer(self, path: str, body: dict[str, Any]) -> None:
         """One call of vLLM's weight transfer, such as `start_weight_update`.
@@ -144,7 +168,7 @@ class ServerClient:
             if path != "init_weight_transfer_engine":
                 raise
             raise UserError(
-                f"the vLLM server at {self.url} takes no weights by broadcast ({failure}): start it with"
+                f"the vLLM server at {self} takes no weights by broadcast ({failure}): start it with"
                 """ --weight-transfer-config '{"backend": "nccl"}' ("gloo" on CPUs), or set rollout.transfer to file."""
             ) from None
 
@@ -177,7 +201,7 @@ class ServerClient:
 
     def _other_weights(self, found: str, version: str) -> UserError:
         return UserError(
-            f"the vLLM server at {self.url} still has the weights {found}, not {version}: it was restarted, or another"
+            f"the vLLM server at {self} still has the weights {found}, not {version}: it was restarted, or another"
             " run renews them; give it to one run."
         )
 
@@ -188,17 +212,22 @@ class ServerClient:
         except httpx.TimeoutException:
             raise self._out_of_time(f"answered {path}") from None
         except httpx.TransportError as error:
-            raise self._gone(error) from None
+            raise self._gone(error) from error
 
     def _content(self, response: httpx.Response) -> Any:
         if response.status_code == 404:
             raise UserError(
-                f"the vLLM server at {self.url} has no {response.request.url.path}: start it with"
+                f"the vLLM server at {self} has no {response.request.url.path}: start it with"
                 " VLLM_SERVER_DEV_MODE=1 and --tokens-only."
+            )
+        if response.status_code in (401, 403):
+            raise Refused(
+                f"the vLLM server at {self} refuses the credentials ({response.status_code}): start it without"
+                " --api-key, or write http://USER:PASSWORD@HOST:PORT where a proxy asks for them."
             )
         if response.is_error:
             raise RequestFailed(
-                f"the vLLM server at {self.url} failed ({response.status_code}): {response.text[:300]};"
+                f"the vLLM server at {self} failed ({response.status_code}): {' '.join(response.text.split())[:300]};"
                 " see its log, start it anew and resume."
             )
         is_json = response.headers.get("content-type", "").startswith("application/json")
@@ -206,13 +235,13 @@ class ServerClient:
 
     def _out_of_time(self, work: str) -> TemporaryError:
         return TemporaryError(
-            f"the vLLM server at {self.url} ran out of time while it {work}: it is stuck, or"
+            f"the vLLM server at {self} ran out of time while it {work}: it is stuck, or"
             f" rollout.timeout_seconds = {self.timeout_seconds:g} is too short; resume with more time or a new server."
         )
 
-    def _gone(self, error: Exception) -> TemporaryError:
-        return TemporaryError(
-            f"the vLLM server at {self.url} is gone ({type(error).__name__}); start it anew and resume from the last"
+    def _gone(self, error: Exception) -> ServerGone:
+        return ServerGone(
+            f"the vLLM server at {self} is gone ({type(error).__name__}); start it anew and resume from the last"
             " checkpoint."
         )
 

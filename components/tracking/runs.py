@@ -24,10 +24,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
+from components.addresses import shown
 from components.errors import UserError
 from components.tracking.lineage import LINEAGE, Lineage
 from components.tracking.registry import Registry
-from components.tracking.store import LONGEST_PAUSE, Store, first_line, is_outage, open_store, quoted, shown
+from components.tracking.store import LONGEST_PAUSE, Store, first_line, is_outage, open_store, quoted
 from components.tracking.version import Version
 
 SWEEP_TAG = "thaw.sweep"
@@ -35,13 +36,14 @@ FLUSH_SECONDS = 3.0  # how old a metric may get before it is sent
 METRIC_NAME = re.compile(r"[\w/.\- ]+")
 
 
-def connect(root: Path, *, timeout: float = 30.0, patience: float = 300.0) -> "Tracker":
-    """Open the store of the project in the folder `root`; see `open_store` for where that is and for both limits.
+def connect(root: Path, *, timeout: float | None = None, patience: float = 300.0, make: bool = True) -> "Tracker":
+    """Open the store of the project in the folder `root`; see `open_store` for where that is and for the options.
 
     Raises:
         UserError: no server answers, or the store cannot be used.
+        NothingYet: there is no store, and none is to be made.
     """
-    store = open_store(root, timeout=timeout, patience=patience)
+    store = open_store(root, timeout=timeout, patience=patience, make=make)
     return Tracker(root, Path.cwd() / "dvc.lock", store, Registry(store))
 
 

@@ -11,29 +11,38 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import requests
+from alembic.migration import MigrationContext
 from alembic.util import CommandError
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.db import upgrade
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from components.errors import UserError
+from components.addresses import postgres_trouble, shown
+from components.errors import Refused, UserError
+from components.progress import say
 
 EXPERIMENT = "thaw"
 DATABASE_LOCK = 0x74686177  # any number that nobody else takes
 LONGEST_PAUSE = 10.0  # seconds between two attempts
+FAILURE = re.compile(r"too many (5\d\d) error responses")  # what is left of them when MLflow's client gives up
+FIRST_ANSWER = 30.0  # seconds to wait for it; a server that was started at the same moment needs about ten
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class NothingYet(UserError):
+    """There is no store, for nobody has trained anything."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Store:
         """Call MLflow, again and again while the store is away or locked by another process.
 
         Raises:
-            UserError: the store was away or locked for `patience` seconds.
+            UserError: the store was away or locked for `patience` seconds, or refuses the credentials.
         """
         deadline = time.monotonic() + self.patience
         pause = 0.1
@@ -63,6 +72,8 @@ class Store:
                 return function(*args, **kwargs)
             except (MlflowException, SQLAlchemyError) as error:
                 if not is_outage(error):
+                    if isinstance(told := refusal(self.uri, error), Refused):
+                        raise told from error
                     raise
                 if time.monotonic() + pause > deadline:
                     raise UserError(
@@ -82,33 +93,71 @@ class Store:
         return found
 
 
-def open_store(root: Path, *, timeout: float = 30.0, patience: float = 300.0) -> Store:
-    """Open the store that MLFLOW_TRACKING_URI names, else the SQLite store in `root`, which is made at the first call.
+def open_store(root: Path, *, timeout: float | None = None, patience: float = 300.0, make: bool = True) -> Store:
+    """Open the store that MLFLOW_TRACKING_URI names, else the SQLite store in `root`.
 
-    timeout: seconds to wait for a server's first answer; a server that was started at the same moment needs about ten.
+    timeout: seconds to wait for a server's first answer; FIRST_ANSWER if None.
     patience: seconds for which later calls bear with a store that is away or busy.
+    make: whether an SQLite store that is missing is made; who only reads leaves no empty one behind.
 
     Raises:
         UserError: no server answers, or the store cannot be used.
+        NothingYet: there is no store, and none is to be made.
     """
+    timeout = FIRST_ANSWER if timeout is None else timeout
     root = root.resolve()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    remote = uri.startswith(("http://", "https://"))
+    uri = tracking_uri(root)
+    remote, file = uri.startswith(("http://", "https://")), database_file(uri)
     if remote:
-        _wait_for_server(uri, timeout)
-        # By default MLflow's client sleeps for up to two minutes between its own seven attempts; `Store.call` is
-        # quicker to notice that the server is back.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        wait_for_server(uri, timeout)
+    elif not make and file and not file.is_file():
+        raise NothingYet(f"nothing was trained here yet, there is no {file}; `thaw sweep` or `thaw train` begins.")
     try:
+        if not (make or remote or tables(uri, timeout)[0]):
+            raise NothingYet(f"MLflow at {shown(uri)} is empty; `thaw sweep` or `thaw train` begins.")
         lock = FileLock(root / "mlflow.db.lock")
-        with lock:
-            client = _unlocked(lambda: _client(uri), timeout)
+        with lock if make or file else nullcontext():
+            client = _unlocked(lambda: _client(uri, timeout), timeout)
             experiment_id = _experiment_id(client, None if remote else _artifacts(root))
     except OSError as error:
         raise UserError(f"the folder {root}, which is to hold MLflow's files, cannot be written: {error}.") from error
-    except (MlflowException, SQLAlchemyError, CommandError) as error:
-        raise UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from error
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError) as error:
+        raise refusal(uri, error) or UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from error
     return Store(client, uri, experiment_id, lock, patience)
+
+
+def check_store(root: Path) -> None:
+    """Whether the store can be used, asked before the work that ends in it; makes nothing.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with suppress(NothingYet):
+        open_store(root, make=False)
+
+
+def tracking_uri(root: Path) -> str:
+    """The address of a project's store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None for other stores."""
+    with suppress(ArgumentError):
+        url = make_url(uri)
+        return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+    return None
+
+
+def tables(uri: str, timeout: float) -> tuple[list[str], str | None]:
+    """The tables of a database that exists, and the revision that MLflow gave them."""
+    limit = "timeout" if uri.startswith("sqlite") else "connect_timeout"
+    engine = create_engine(uri, connect_args={limit: max(2, int(timeout))})
+    with engine.connect() as connection:
+        found = inspect(connection).get_table_names()
+        revision = MigrationContext.configure(connection).get_current_revision() if found else None
+    engine.dispose()
+    return found, revision
 
 
 def is_outage(error: Exception) -> bool:
@@ -126,9 +175,25 @@ def first_line(error: Exception) -> str:
     return shown(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
-def shown(text: str) -> str:
-    """A URI, or a text with URIs in it, without user names and passwords."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+def refusal(uri: str, error: Exception) -> UserError | None:
+    """Of what asking again would only repeat: who refuses, and the cure. None where nothing better is known."""
+    if uri.startswith("postgresql") and isinstance(error, OperationalError):
+        return postgres_trouble(uri, error, "MLFLOW_TRACKING_URI")
+    if not uri.startswith(("http://", "https://")) or not isinstance(error, MlflowException):
+        return None
+    if (status := error.get_http_status_code()) in (401, 403):
+        return Refused(
+            f"MLflow at {shown(uri)} refuses the credentials ({status}); set MLFLOW_TRACKING_USERNAME and"
+            " MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may do this."
+        )
+    if "not in a valid JSON format" in str(error) or "failed with error code 404" in str(error):
+        return UserError(
+            f"what answers at {shown(uri)} is no MLflow server, or a sign-on page in front of it; correct"
+            " MLFLOW_TRACKING_URI."
+        )
+    if failed := FAILURE.search(str(error)):
+        return UserError(f"MLflow at {shown(uri)} fails ({failed[1]}); its log says why: mend it, and try again.")
+    return None
 
 
 def quoted(text: str) -> str:
@@ -142,8 +207,17 @@ def quoted(text: str) -> str:
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
-def _wait_for_server(uri: str, timeout: float) -> None:
+def wait_for_server(uri: str, timeout: float) -> None:
+    """Wait until somebody listens.
+
+    Raises:
+        UserError: nobody does.
+    """
+    # By default MLflow's client sleeps for up to two minutes between its own seven attempts; `Store.call` is
+    # quicker to notice that the server is back.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     deadline = time.monotonic() + timeout
+    told = False
     while True:
         try:
             # Any answer will do, even a refusal: it shows that someone listens, and MLflow's client says the rest.
@@ -157,6 +231,9 @@ def _wait_for_server(uri: str, timeout: float) -> None:
                     f"no MLflow server answers at {shown(uri)}; start it, correct MLFLOW_TRACKING_URI,"
                     " or unset it to use mlflow.db in the project's folder."
                 ) from error
+        if not told:
+            say(f"MLflow at {shown(uri)} does not answer yet; waiting up to {timeout:g} seconds")
+            told = True
         time.sleep(0.5)
 
 
@@ -173,12 +250,12 @@ def _unlocked(function: Callable[[], T], timeout: float) -> T:
 
 
 @contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _alone(uri: str, timeout: float) -> Iterator[None]:
     """No other machine opens this database meanwhile: of several that make the tables of an empty one, all fail."""
     if not uri.startswith("postgresql"):
         yield
         return
-    engine = create_engine(uri)
+    engine = create_engine(uri, connect_args={"connect_timeout": max(2, int(timeout))})
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": DATABASE_LOCK})  # until the connection ends
         yield
@@ -191,9 +268,9 @@ def _artifacts(root: Path) -> str:
     return f"{chosen.rstrip('/')}/{EXPERIMENT}" if chosen else str(root / "mlartifacts" / EXPERIMENT)
 
 
-def _client(uri: str) -> MlflowClient:
+def _client(uri: str, timeout: float) -> MlflowClient:
     try:
-        with _alone(uri):
+        with _alone(uri, timeout):
             return MlflowClient(tracking_uri=uri)  # makes the tables of a new store
     except MlflowException:
         if not uri.startswith("sqlite:"):

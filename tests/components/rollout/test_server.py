@@ -102,7 +102,7 @@ def test_a_server_that_was_not_started_for_broadcasts_says_so(
 
 
 def test_a_server_without_its_routes_or_none_at_all_is_an_error(folder: Path, markers: Markers) -> None:
-    with pytest.raises(TemporaryError, match=r"vLLM server at http://127\.0\.0\.1:9 is gone"):
+    with pytest.raises(TemporaryError, match=r"no vLLM server answers at http://127\.0\.0\.1:9; start it"):
         VllmServerEngine(["http://127.0.0.1:9/"], folder, markers, timeout_seconds=5)
 
 

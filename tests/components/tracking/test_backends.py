@@ -14,6 +14,7 @@ import pytest
 
 from components.errors import UserError
 from components.tracking.runs import Tracker, connect
+from components.tracking.store import NothingYet
 from tests.conftest import PROJECT
 from tests.postgres import Postgres
 
@@ -90,6 +91,24 @@ def test_artifacts_go_where_the_environment_says(root: Path, tmp_path: Path, mon
         connect(root)
     monkeypatch.delenv("MLFLOW_DEFAULT_ARTIFACT_ROOT")
     assert connect(root).store.client.get_run(run.id).info.artifact_uri.startswith((tmp_path / "elsewhere").as_uri())
+
+
+@pytest.mark.slow
+def test_who_only_reads_makes_no_tables_in_postgresql_and_a_user_or_database_it_does_not_know_is_told(
+    postgres: Postgres, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = postgres.database("empty")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for _ in range(2):
+        with pytest.raises(
+            NothingYet, match=r"^MLflow at postgresql://127\.0\.0\.1:[0-9]+/empty is empty; `thaw sweep`"
+        ):
+            connect(root, make=False)
+    assert connect(root).store.experiment_id == connect(root, make=False).store.experiment_id
+    for wrong in (uri.replace("/empty", "/none"), uri.replace("postgres@", "nobody:secret@")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", wrong)
+        with pytest.raises(UserError, match="does not know this user or database; create it, or correct MLFLOW"):
+            connect(root)
 
 
 @pytest.mark.slow

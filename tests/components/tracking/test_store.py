@@ -8,9 +8,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
+from components.addresses import shown
 from components.errors import UserError
 from components.tracking.runs import Tracker, connect
-from components.tracking.store import open_store, quoted, shown
+from components.tracking.store import open_store, quoted
 
 
 def test_the_store_is_opened_again_as_it_was(root: Path) -> None:
@@ -105,3 +106,8 @@ def test_search_values_are_quoted() -> None:
 def test_passwords_are_not_shown() -> None:
     assert shown("postgresql://me:secret@db:5432/mlflow") == "postgresql://db:5432/mlflow"
     assert shown("sqlite:////data/a@b/mlflow.db") == "sqlite:////data/a@b/mlflow.db"
+    assert shown("http://me:s@cr@t@host/x is away") == "http://host/x is away"
+    assert (
+        shown("postgresql://db/mlflow?user=me&password=secret&ssl=1")
+        == "postgresql://db/mlflow?user=...&password=...&ssl=1"
+    )
