@@ -104,9 +104,11 @@ def test_what_is_not_there_is_said_plainly(tracker: Tracker, version: Version, r
 
 
 def test_bad_aliases_and_folders_are_refused(tracker: Tracker, version: Version, tmp_path: Path) -> None:
-    for alias in ("latest", "v1", "q=1"):
+    for alias in ("latest", "v1"):
         with pytest.raises(UserError, match=f"'{alias}' cannot be an alias of thaw-skills: "):
             tracker.registry.set_alias("thaw-skills", alias, version.version)
+    with pytest.raises(UserError, match="'q=1' cannot name an alias of thaw-skills; write at most 60 letters"):
+        tracker.registry.set_alias("thaw-skills", "q=1", version.version)
     with pytest.raises(UserError, match="no thaw-skills/7"):
         tracker.registry.set_alias("thaw-skills", "best", 7)
     with tracker.run("arm") as run, pytest.raises(UserError, match="no checkpoint to register"):
