@@ -26,7 +26,7 @@ from mlflow.utils.uri import is_local_uri
 
 from components.data.digest import dvc_md5
 from components.errors import UserError
-from components.links import WEIGHTS, copy_model
+from components.links import WEIGHTS, check_model, copy_model
 from components.names import PATTERN, RULE, check_name
 from components.tracking.card import card
 from components.tracking.store import Store, first_line, quoted
@@ -64,11 +64,13 @@ class Registry:
         lineage: more tags, which say what the version was made from; see `runs.Run`.
 
         Raises:
-            UserError: the folder holds no files, `name` is no name, or the store is away or refuses the files.
+            UserError: the folder holds no files or reads others than its own, `name` is no name, or the store is away
+                or refuses the files.
         """
         check_name(name, "a registered model")
         if not folder.is_dir() or not any(folder.iterdir()):
             raise UserError(f"there is no checkpoint to register in {folder}; it is missing or empty.")
+        check_model(folder)
         if version := self._registered(name, run_id, step):
             return version
         model = self._log_model(folder, f"{name}-step-{step}", run_id, tags)
@@ -328,6 +330,7 @@ class Registry:
             raise UserError(
                 f"the files of {version.reference} cannot be read from {source}: {first_line(error)}"
             ) from error
+        check_model(folder)
         return folder
 
 
