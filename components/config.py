@@ -208,6 +208,8 @@ def _check_placement(value: object) -> object:
             f"rollout.placement = {value!r}: write {', '.join(PLACEMENTS)}, the URL of a vLLM server"
             " (http://HOST:PORT), or a list of URLs, each once."
         )
+    if any("@" in str(url) for url in urls):
+        raise ValueError("rollout.placement holds a password, which every record of a run would show; leave it out.")
     return value
 
 

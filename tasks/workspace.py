@@ -35,6 +35,8 @@ def open_workspace(
     Raises:
         UserError: this is no Thaw project, or `name` is no folder name.
     """
+    if name is not None:
+        check_name(name, f"a sweep, whose folder goes below {EXPERIMENTS}/")
     root = project_root()
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml; a sweep runs inside a clone of the project.")
@@ -42,8 +44,6 @@ def open_workspace(
     is_build = params.name == "params.yaml" and (beside / "dvc.yaml").is_file()
     if name is None and not overrides and is_build and not (race and beside == root):
         return beside
-    if name is not None:
-        check_name(name, f"a sweep, whose folder goes below {EXPERIMENTS}/")
     folder = root / EXPERIMENTS / (name or ("race-" if race else "") + _name(settings, params))
     folder.mkdir(parents=True, exist_ok=True)
     content = settings.model_dump(mode="json")

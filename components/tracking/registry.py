@@ -29,7 +29,7 @@ from components.errors import UserError
 from components.links import WEIGHTS, check_model, copy_model
 from components.names import PATTERN, RULE, check_name
 from components.tracking.card import card
-from components.tracking.store import Store, first_line, quoted
+from components.tracking.store import Store, first_line, quoted, shown
 from components.tracking.version import METRIC_TAG, STEP_TAG, WEIGHTS_TAG, Version, version_of
 
 CHECKPOINT = "checkpoint"  # the type of the logged models that versions are made of
@@ -328,7 +328,7 @@ class Registry:
                 raise OSError(f"their digest is {found} and not {version.tags[WEIGHTS_TAG]}")
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"the files of {version.reference} cannot be read from {source}: {first_line(error)}"
+                f"the files of {version.reference} cannot be read from {shown(source)}: {first_line(error)}"
             ) from error
         check_model(folder)
         return folder

@@ -106,8 +106,9 @@ def open_store(root: Path, *, timeout: float = 30.0, patience: float = 300.0) ->
             experiment_id = _experiment_id(client, None if remote else _artifacts(root))
     except OSError as error:
         raise UserError(f"the folder {root}, which is to hold MLflow's files, cannot be written: {error}.") from error
-    except (MlflowException, SQLAlchemyError, CommandError) as error:
-        raise UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from error
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError) as error:  # ImportError: of a driver
+        # None: the error would show the whole URI in a traceback.
+        raise UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from None
     return Store(client, uri, experiment_id, lock, patience)
 
 
@@ -127,8 +128,8 @@ def first_line(error: Exception) -> str:
 
 
 def shown(text: str) -> str:
-    """A URI, or a text with URIs in it, without user names and passwords."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    """A URI, or a text with URIs in it, without user names, passwords and queries, which may hold them too."""
+    return re.sub(r"""(://[^\s'"?]*)\?[^\s'"]*""", r"\1", re.sub(r"""(?<=://)(?!/)[^\s'"]*@""", "", text))
 
 
 def quoted(text: str) -> str:
@@ -220,7 +221,8 @@ def _experiment_id(client: MlflowClient, artifacts: str | None) -> str:
         )
     if "MLFLOW_DEFAULT_ARTIFACT_ROOT" in os.environ and artifacts not in (None, experiment.artifact_location):
         raise UserError(
-            f"this MLflow store keeps its artifacts in {experiment.artifact_location} and not in {artifacts};"
+            f"this MLflow store keeps its artifacts in {shown(experiment.artifact_location)} and not in"
+            f" {shown(str(artifacts))};"
             " unset MLFLOW_DEFAULT_ARTIFACT_ROOT, or begin a new store."
         )
     return experiment.experiment_id
