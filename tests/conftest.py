@@ -30,7 +30,9 @@ SMALL = [
 SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 
 # The files of flows/ that look at no sweep but their own, and may run beside the others.
-WITHOUT_SWEEP = {f"tests/flows/test_{name}.py" for name in ("backends", "flows", "gc", "published", "race", "theory")}
+WITHOUT_SWEEP = {
+    f"tests/flows/test_{name}.py" for name in ("backends", "flows", "gc", "parameters", "published", "race", "theory")
+}
 
 
 def small_settings(*overrides: str) -> Settings:

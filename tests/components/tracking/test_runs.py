@@ -144,6 +144,12 @@ def test_artifacts_and_tables_are_kept_in_the_project(tracker: Tracker, checkpoi
     assert (folder / "answers.csv").read_text() == 'id,answer\n1,a\n2,"b, ""c"""\n'
 
 
+def test_the_page_of_a_run_is_named_without_a_password(tracker: Tracker) -> None:
+    assert tracker.link("1") is None
+    served = replace(tracker, store=replace(tracker.store, uri="http://me:secret@host:5000/"))
+    assert served.link("1") == f"http://host:5000/#/experiments/{tracker.store.experiment_id}/runs/1"
+
+
 def test_no_text_in_a_table_is_a_formula(tracker: Tracker) -> None:
     formulas = [
         "=1+1",
