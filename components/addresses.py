@@ -4,13 +4,13 @@ import re
 
 from components.errors import Refused, UserError
 
-USER = re.compile(r"//[^/\s]*@")  # up to the last @, for a password may hold one
-SECRET = re.compile(r"(?i)([?&](?:user|password|passwd|token|api_?key)=)[^&\s]*")
+USER = re.compile(r"""(?<=://)(?!/)[^\s'"]*@""")  # up to the last @, for a password may hold one, and a slash
+QUERY = re.compile(r"""(://[^\s'"?]*)\?[^\s'"]*""")
 
 
 def shown(text: str) -> str:
-    """A URI, or a text with URIs in it, without user names and passwords."""
-    return SECRET.sub(r"\1...", USER.sub("//", text))
+    """A URI, or a text with URIs in it, without user names, passwords and queries, which may hold them too."""
+    return QUERY.sub(r"\1", USER.sub("", text))
 
 
 def postgres_trouble(uri: str, error: Exception, setting: str) -> UserError:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -9,7 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from components.errors import UserError
 from components.objective.commitment import Commitment, Course
@@ -43,6 +54,10 @@ SPECIAL_CASES = {
 }
 
 PLACEMENTS = ("colocated", "sleeping", "server")  # of vLLM, beside the URLs of servers
+
+LARGEST_FILE = 1 << 20  # characters of a settings file
+SHOWN = 200  # characters of a wrong value
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 ARM_PATTERN = re.compile(r"(?P<method>[a-z-]+?)(?:-q(?P<q>[0-9a-z.-]+))?")
 
@@ -123,13 +138,23 @@ def _arm_name(name: str) -> str:
 
 
 ArmName = Annotated[str, AfterValidator(_arm_name)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # By name; of the embedded task also the P of all its problems.
 Start = Literal["mixed", "cold", "warm", "colder"] | Annotated[float, Field(gt=0, le=0.1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        """No file has such a name, and no tokenizer reads such a text."""
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if any(map(NO_TEXT.search, texts)):
+            raise PydanticCustomError("no_text", "it holds a NUL or half a surrogate pair; take that out")
+        return value
 
 
 class TaskSettings(Section):
@@ -142,7 +167,7 @@ class TaskSettings(Section):
     train: Positive | None  # the most examples of each split; null takes all
     validation: Positive | None
     test: Positive | None
-    seed: int  # of the split, and of the wrong labels
+    seed: Seed  # of the split, and of the wrong labels
     label_noise: Annotated[float, Field(ge=0, lt=1)]  # the share of training answers replaced by another example's
     max_prompt_tokens: Positive | None  # null: what the model's context leaves beside rollout.max_new_tokens
     long_prompts: Literal["shorten", "drop"]  # what becomes of longer ones
@@ -172,7 +197,7 @@ class TeachingSettings(Section):
     steps: Positive
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0)]
-    seed: int
+    seed: Seed
 
 
 def _check_placement(value: object) -> object:
@@ -183,6 +208,8 @@ def _check_placement(value: object) -> object:
             f"rollout.placement = {value!r}: write {', '.join(PLACEMENTS)}, the URL of a vLLM server"
             " (http://HOST:PORT), or a list of URLs, each once."
         )
+    if any("@" in str(url) for url in urls):
+        raise ValueError("rollout.placement holds a password, which every record of a run would show; leave it out.")
     return value
 
 
@@ -297,7 +324,7 @@ class EvaluationSettings(Section):
 
     samples: Positive  # per prompt; the k of p@k and maj@k
     bootstrap: Positive  # resamples behind an interval
-    seed: int
+    seed: Seed
 
 
 class SweepSettings(Section):
@@ -343,7 +370,7 @@ class Settings(Section):
     """All of params.yaml."""
 
     arms: Annotated[list[ArmName], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     task: TaskSettings
     model: ModelSettings
     teaching: TeachingSettings
@@ -459,23 +486,65 @@ def load_settings(path: Path = Path("params.yaml"), overrides: Sequence[str] = (
         raise UserError(_first_sentence(error, path, overrides)) from None
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A settings file with those that it extends."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A settings file as it stands.
+
+    Raises:
+        UserError: it is missing or cannot be read, or holds no settings.
+    """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST_FILE + 1)
+        raw = _parsed(text)
     except FileNotFoundError:
-        if seen:
-            raise UserError(f"{seen[-1]} extends {path}, which does not exist; correct the line.") from None
         raise UserError(f"no settings file {path}; run from the project's folder or name one with --params.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" (line {mark.line + 1}: {getattr(error, 'problem', '')})"
         raise UserError(f"{path} is no valid YAML{where}; correct it.") from None
-    if not isinstance(raw, dict):
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{_short(str(path))!r} cannot be read: {reason}; name a settings file.") from None
+    if len(text) > LARGEST_FILE or not isinstance(raw, dict):
         raise UserError(f"{path} holds no settings; start from the project's params.yaml.")
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases: with them a few lines can mean gigabytes, and a list can hold itself."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not taken, write the value out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+def _parsed(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it says nothing.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # six kinds, of values that are not what they look like: 2024-13-45, 0x_, !!bool x
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A settings file with those that it extends."""
+    if seen and not os.path.lexists(path):
+        raise UserError(f"{seen[-1]} extends {_short(str(path))}, which does not exist; correct the line.")
+    raw = read_yaml(path)
     if (other := raw.pop("extends", None)) is None:
         return raw
-    if (file := path.parent / str(other)).resolve() in {before.resolve() for before in (*seen, path)}:
+    if not isinstance(other, str) or NO_TEXT.search(other):
+        raise UserError(f"{path} extends {_short(str(other))!r}, which is no file's name; correct the line.")
+    file = path.parent / other
+    if os.path.realpath(file) in map(os.path.realpath, (*seen, path)):
         raise UserError(f"{path} extends {file}, which extends it in turn; one of them must stand alone.")
     return _merged(_read(file, (*seen, path)), raw)
 
@@ -494,22 +563,22 @@ def _override(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     *sections, last = name.strip().split(".")
     if not equals:
-        raise UserError(f"--set {override}: write name=value, as in --set train.steps=20.")
+        raise UserError(f"--set {_short(override)}: write name=value, as in --set train.steps=20.")
     target: Any = raw
     for section in sections:
         target = target.get(section) if isinstance(target, dict) else None
     if not isinstance(target, dict) or last not in target:
-        raise UserError(f"--set {override}: there is no setting '{name}'; params.yaml lists them all.")
+        raise UserError(f"--set {_short(override)}: there is no setting '{_short(name)}'; params.yaml lists them all.")
     try:
-        target[last] = yaml.safe_load(text)
+        target[last] = _parsed(text)
     except yaml.YAMLError:
-        raise UserError(f"--set {override}: '{text}' is no valid YAML value.") from None
+        raise UserError(f"--set {_short(override)}: '{_short(text)}' is no valid YAML value.") from None
 
 
 def _first_sentence(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    where = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
+    name = _short(".".join(str(part) for part in first["loc"]))
+    where = f"{path} with --set {' --set '.join(map(_short, overrides))}" if overrides else str(path)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{where}: there is no setting '{name}'; remove it or correct its spelling."
@@ -517,4 +586,9 @@ def _first_sentence(error: ValidationError, path: Path, overrides: Sequence[str]
         return f"{where}: the setting '{name}' is missing; the project's params.yaml shows it."
     if first["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {name} = {first['input']!r}: {message}."
+    return f"{where}: {name} = {_short(repr(first['input']))}: {message}."
+
+
+def _short(text: str) -> str:
+    """As much of what a user wrote as a sentence can hold."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

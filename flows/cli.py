@@ -14,6 +14,7 @@ import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
+from components.names import as_folder
 from flows import doctor, gc, plan, probe, registry_commands, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
 
@@ -212,7 +213,7 @@ def evaluate(
     from tasks.inputs import find_examples
     from tasks.launch import launch, needs_launch
 
-    out = out or BUILD / "evaluations" / model.replace("/", "-")
+    out = out or BUILD / "evaluations" / as_folder(model)
     examples = find_examples(settings, data, split, BUILD, out)
     if needs_launch(settings.compute):
         arguments = ["evaluate", model, "--out", str(out), "--split", split, "--params", str(params)]

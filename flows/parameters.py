@@ -40,7 +40,7 @@ class Changes(_all_optional(Settings)):
 
     def overrides(self) -> list[str]:
         """As `load_settings` takes them: "train.steps=20"."""
-        return [f"{name}={json.dumps(value)}" for name, value in _leaves(self)]
+        return [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in _leaves(self)]
 
     def __and__(self, other: "Changes") -> "Changes":
         """Both; the other's where they differ."""

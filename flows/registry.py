@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from components.config import Settings, load_settings
 from components.errors import UserError
+from components.names import as_folder, check_name
 from components.tracking.registry import Registry
 from flows.options import BUILD, PARAMS
 from flows.parameters import Changes
@@ -39,6 +40,7 @@ def evaluate_registry(
     A version that cannot be scored does not stop the others; the flow fails at the end and names it.
     """
     settings = load_settings(params, changes.overrides())
+    check_name(record, "a test set")
     chosen = _chosen(registry(), models or [], settings)
     options = {"data": data, "record": record, "split": split}
     # One after the other: each takes all the memory that the engine's settings allow it.
@@ -54,7 +56,7 @@ def evaluate_registry(
 @task(task_run_name="{model}", cache_policy=NO_CACHE)
 def score(settings: Settings, model: str, *, data: Path | None, record: str, split: str) -> dict[str, float]:
     """Evaluate one registered version and keep the evaluation with it."""
-    out = BUILD / "evaluations" / f"{model.replace('/', '-')}-{record}"
+    out = BUILD / "evaluations" / f"{as_folder(model)}-{record}"
     examples = find_examples(settings, data, split, BUILD, out)
     return evaluate_model(settings, model, examples, split=split, out=out, record=record)
 

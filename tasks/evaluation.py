@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import Arm, Settings
 from components.errors import UserError
+from components.links import check_model
 from components.progress import say
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def registry() -> "Registry":
 def _find(model: str) -> "tuple[Path, Version | None]":
     """The folder of a model, and the version that its name stands for."""
     if Path(model).is_dir():
+        check_model(Path(model))
         return Path(model), None
     if "/" not in model and "@" not in model:
         raise UserError(f"there is no folder {model}, and a registered version is written NAME/VERSION or NAME@ALIAS.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import Settings
 from components.errors import UserError
+from components.links import check_model
 from components.progress import say
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def make_base(settings: Settings, out: Path) -> None:
     """Write the base model to `out`."""
     from components.policy.base import make_base as make
 
+    _check_model(settings.model.name)
     make(settings, out)
     _sign(out, _base_settings(settings))
 
@@ -70,6 +72,7 @@ def find_base(settings: Settings, given: Path | None, build: Path, near: Path) -
     if given is not None:
         if not (given / "config.json").is_file():
             raise UserError(f"--base {given} holds no model; `thaw base --out {given}` makes it.")
+        check_model(given)
         return given
     return _find(None, build / "base", near / "base", _base_settings(settings), lambda out: make_base(settings, out))
 
@@ -92,7 +95,14 @@ def _find(given: Path | None, built: Path, near: Path, wanted: dict[str, Any], m
 def _tokens(settings: Settings) -> "TokenCounter":
     from components.policy.tokens import TokenCounter
 
+    _check_model(settings.model.name)
     return TokenCounter(settings.model, chat=settings.task.start == "warm")
+
+
+def _check_model(name: str) -> None:
+    """Of a folder, whoever made it; what comes from the hub is checked by its library."""
+    if Path(name).is_dir():
+        check_model(Path(name))
 
 
 def _data_settings(settings: Settings) -> dict[str, Any]:

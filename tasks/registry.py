@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from components.config import EvaluationSettings, PromoteSettings
@@ -40,7 +41,7 @@ def versions_table(versions: Sequence[Version], on: str) -> Table:
     differ = [tag for tag, values in of.items() if len(values) > 1]
     title = f"Registered checkpoints, percent: of {on}" + ("" if on == VALIDATION else f", or (of {VALIDATION})")
     title += "".join(f"; {tag} {values[0]}" for tag, values in of.items() if tag not in differ)
-    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = Table(title=escape(title), box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for heading in ("model", "arm", *differ, "step"):
         table.add_column(heading, no_wrap=True)
     figures = figure_names(versions, (on, VALIDATION))
@@ -49,9 +50,9 @@ def versions_table(versions: Sequence[Version], on: str) -> Table:
     for version in sorted(versions, key=lambda version: _rank(version, on)):
         tags = version.tags
         table.add_row(
-            version.reference + "".join(f" @{alias}" for alias in version.aliases),
-            version.arm,
-            *(tags.get(tag, "?") for tag in differ),
+            escape(version.reference + "".join(f" @{alias}" for alias in version.aliases)),
+            escape(version.arm),
+            *(escape(tags.get(tag, "?")) for tag in differ),
             str(version.step),
             *(_figure(version, name, on) for name in figures),
         )

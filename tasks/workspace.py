@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from components.config import Settings
+from components.config import Settings, read_yaml
 from components.errors import UserError
+from components.names import as_folder, check_name
 
 EXPERIMENTS = "experiments"
 
@@ -34,6 +35,8 @@ def open_workspace(
     Raises:
         UserError: this is no Thaw project, or `name` is no folder name.
     """
+    if name is not None:
+        check_name(name, f"a sweep, whose folder goes below {EXPERIMENTS}/")
     root = project_root()
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml; a sweep runs inside a clone of the project.")
@@ -41,10 +44,7 @@ def open_workspace(
     is_build = params.name == "params.yaml" and (beside / "dvc.yaml").is_file()
     if name is None and not overrides and is_build and not (race and beside == root):
         return beside
-    name = name or ("race-" if race else "") + _name(settings, params)
-    if Path(name).name != name or name == "..":
-        raise UserError(f"--name {name}: write a plain folder name, it goes below {EXPERIMENTS}/.")
-    folder = root / EXPERIMENTS / name
+    folder = root / EXPERIMENTS / (name or ("race-" if race else "") + _name(settings, params))
     folder.mkdir(parents=True, exist_ok=True)
     content = settings.model_dump(mode="json")
     content["task"]["path"] = _reach(folder, Path(settings.task.path).resolve(), root)
@@ -59,14 +59,15 @@ def open_workspace(
 
 def _stopped_before(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """What an earlier race in a folder decided, if its other settings were those of `content`."""
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    stopped = found.get("race", {}).get("stopped", {})
+    found = read_yaml(path) if path.is_file() else {}
+    race = found.get("race")
+    stopped = race.get("stopped", {}) if isinstance(race, dict) else {}
     same = found == content | {"race": content["race"] | {"stopped": stopped}}
     return stopped if same else content["race"]["stopped"]
 
 
 def _name(settings: Settings, params: Path) -> str:
-    stem = "" if params.stem == "params" else f"{params.stem}-"
+    stem = "" if params.stem == "params" else f"{as_folder(params.stem)}-"
     return f"{stem}{settings.task.name}-{settings.task.start}-{settings.digest()}"
 
 

@@ -66,10 +66,13 @@ def _table(item: dict[str, Any]) -> str:
     rows = item.get("table")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
         raise Damaged("no table")
+    if not all(isinstance(cell, str | int | float | None) for row in rows for cell in row):
+        raise Damaged("no table")
     return "\n".join(" | ".join("" if cell is None else str(cell).strip() for cell in row) for row in rows)
 
 
 def _page(item: dict[str, Any], *content: str) -> str:
     """The page's filename; where it is gone the id still holds it (<filename>-<number>), or the content stands in."""
-    named = re.fullmatch(r"(.+)-\d+", str(item.get("id")))
+    name = item.get("id")
+    named = re.fullmatch(r"(.+)-\d+", name) if isinstance(name, str) else None
     return identifier(item.get("filename") or (named and named[1]), *content)

@@ -79,4 +79,4 @@ def _paragraphs(item: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
 
 def _resolve(text: str) -> str:
     """Resolve complete HTML entities (&amp;); `html.unescape` alone would also change bare ones, as in "R&notes"."""
-    return re.sub(r"&#?\w+;", lambda entity: html.unescape(entity[0]), text)
+    return re.sub(r"&(?:#[xX]?[0-9a-fA-F]{1,8}|\w{1,32});", lambda entity: html.unescape(entity[0]), text)

@@ -5,17 +5,26 @@ Optional: "id", "group" (items that must not be split apart), "kind" (a short na
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from components.data.example import Example, Loaded
-from components.data.reading import Damaged, check_encoding, collect, digest, distinct, open_text, text_field
+from components.data.reading import (
+    TOO_LONG,
+    Damaged,
+    check_encoding,
+    collect,
+    digest,
+    distinct,
+    lines,
+    open_text,
+    text_field,
+)
 from components.errors import UserError
+from components.names import RULE, is_name
 
-KIND = re.compile(r"(\w[\w.-]{0,39})?", re.ASCII)  # names a metric in MLflow
 SHAPE = '{"prompt": "...", "answer": "..."}'
 
 
@@ -38,8 +47,8 @@ def read(path: Path, skipped: Counter[str]) -> Iterator[Example]:
 
 def _examples(path: Path) -> Iterator[Example]:
     with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
+        for number, line in enumerate(lines(file), start=1):
+            if line is not None and not line.strip():
                 continue
             try:
                 example = _example(line)
@@ -49,7 +58,9 @@ def _examples(path: Path) -> Iterator[Example]:
             yield example
 
 
-def _example(line: str) -> Example:
+def _example(line: str | None) -> Example:
+    if line is None:
+        raise Damaged(f"a line {TOO_LONG}")
     try:
         item = json.loads(line)
     except (ValueError, RecursionError):
@@ -59,8 +70,8 @@ def _example(line: str) -> Example:
     text_field(item, "prompt")
     name = _name(item, "id") or digest(item["prompt"])
     kind = _name(item, "kind")
-    if not KIND.fullmatch(kind):
-        raise Damaged("kind is no name of at most 40 letters, digits, dots, dashes and underscores")
+    if kind and not is_name(kind):  # it names a metric in MLflow
+        raise Damaged(f"kind is no name of {RULE}")
     group = _name(item, "group") or name
     return Example(id=name, prompt=item["prompt"], answers=_answers(item), group=group, kind=kind)
 

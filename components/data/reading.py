@@ -20,8 +20,11 @@ Reader = Callable[[Path, Counter[str]], Iterator[Example]]
 DUPLICATE_ID, DUPLICATE_PROMPT = "duplicate id", "duplicate prompt"
 
 CHUNK = 1 << 20  # characters read from an array at once
+NESTED = 500  # characters that an item has at least which Python finds nested too deep
 LONGEST = 1 << 24  # characters after which an unfinished item is taken for damaged
+TOO_LONG = f"longer than {LONGEST:,} characters"
 
+TRAILING = re.compile(r"(?:n\\+|\s)*")  # of a text read backwards, so that a long run of blanks is looked at once
 SEPARATOR = re.compile(r"[\s,]*")
 OPENING = re.compile(r'\{\s*"[^"]*"\s*:')
 
@@ -101,7 +104,7 @@ def json_array(path: Path, skipped: Counter[str]) -> Iterator[Any]:
                 return
             try:
                 item, position = decode(buffer, position)
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError) as error:
                 more = file.read(CHUNK) if len(buffer) - position < LONGEST else ""
                 if more:
                     buffer, position = buffer[position:] + more, 0
@@ -109,7 +112,7 @@ def json_array(path: Path, skipped: Counter[str]) -> Iterator[Any]:
                     return
                 else:
                     skipped["broken JSON"] += 1
-                    position = _next_opening(buffer, position)
+                    position = _next_opening(buffer, position, NESTED if isinstance(error, RecursionError) else 1)
             else:
                 yield item
 
@@ -117,12 +120,17 @@ def json_array(path: Path, skipped: Counter[str]) -> Iterator[Any]:
 def json_lines(path: Path, skipped: Counter[str]) -> Iterator[Any]:
     """The items of a JSON Lines file; a line that does not parse is counted as "broken JSON", blank lines are no items.
 
+    A line of more than LONGEST characters is counted as too long.
+
     Raises:
         UserError: the file cannot be read, or no line of it even begins as a JSON object.
     """
     objects = 0
     with open_text(path) as file:
-        for line in file:
+        for line in lines(file):
+            if line is None:
+                skipped[TOO_LONG] += 1
+                continue
             if not line.strip():
                 continue
             objects += line.lstrip().startswith("{")
@@ -134,6 +142,17 @@ def json_lines(path: Path, skipped: Counter[str]) -> Iterator[Any]:
                 yield item
     if not objects:
         raise UserError(f"{path} holds no JSON Lines; download it again, and unpack it, from its authors.")
+
+
+def lines(file: TextIO) -> Iterator[str | None]:
+    """The lines of a file; None for one of more than LONGEST characters, of which that much is in memory at most."""
+    while line := file.readline(LONGEST + 1):
+        if len(line) <= LONGEST or line.endswith("\n"):
+            yield line
+            continue
+        while (rest := file.readline(CHUNK)) and not rest.endswith("\n"):
+            pass
+        yield None
 
 
 def open_text(path: Path) -> TextIO:
@@ -168,7 +187,8 @@ def text_field(item: dict[str, Any], name: str) -> str:
 
 def clean_answer(answer: str) -> str:
     r"""An answer without surrounding blanks and without the literal \n that some published answers end in."""
-    return re.sub(r"(?:\\+n|\s)+$", "", answer).strip()
+    trailing = TRAILING.match(answer[::-1])
+    return answer[: len(answer) - (trailing.end() if trailing else 0)].strip()
 
 
 def answer_field(item: dict[str, Any], name: str = "answer") -> str:
@@ -207,9 +227,12 @@ def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _next_opening(buffer: str, position: int) -> int:
-    """Where the item after the damaged one at `position` opens: at the same first key, or at any if that is gone."""
+def _next_opening(buffer: str, position: int, least: int) -> int:
+    """Where the item after the damaged one at `position` opens: at the same first key, or at any if that is gone.
+
+    least: characters of the damaged one.
+    """
     opening = OPENING.match(buffer, position)
     pattern = re.compile(re.escape(opening[0])) if opening else OPENING
-    following = pattern.search(buffer, position + 1)
+    following = pattern.search(buffer, position + least)
     return following.start() if following else len(buffer)

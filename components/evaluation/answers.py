@@ -18,8 +18,9 @@ CURRENCY = re.compile(r"[$€£¥]|\b(?:usd|eur|gbp)\b")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 SIGN = re.compile(r"(^|[^\d\s.)%]\s*)([+-])\s+(?=[\d.])")  # of a number: after another number, it is an operator
 PERCENT = re.compile(r"(?<=\d)\s+%")
-TAIL = re.compile(r"(?:\\+n|[\s.])+$")
+TAIL = re.compile(r"(?:n\\+|[\s.])*")  # of a text read backwards, so that a long run of blanks is looked at once
 
+LONGEST_NUMBER = 1000  # characters; Decimal cannot multiply what has a million
 NUMBER = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(%| percent)?(?: (thousand|million|billion|trillion))?")
 SCALES = {
     None: Decimal(1),
@@ -103,7 +104,9 @@ def _plain(text: str) -> str:
 
 
 def _normalize_financial(text: str) -> str:
-    text = TAIL.sub("", text.lower().translate(MINUS))
+    text = text.lower().translate(MINUS)
+    tail = TAIL.match(text[::-1])
+    text = text[: len(text) - (tail.end() if tail else 0)]
     text = THOUSANDS.sub("", CURRENCY.sub(" ", text))
     text = PERCENT.sub("%", SIGN.sub(r"\1\2", text.strip()))
     return " ".join(text.split())
@@ -119,7 +122,7 @@ def _same_value(sampled: str, answer: str) -> bool:
 def _number(text: str) -> Number | None:
     """The number that is all of a financial answer, or None."""
     match = NUMBER.fullmatch(normalize(text, "finqa"))
-    if match is None:
+    if match is None or len(match[0]) > LONGEST_NUMBER:
         return None
     digits, percent, word = match.groups()
     scale = SCALES[percent] * SCALES[word]

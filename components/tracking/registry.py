@@ -26,16 +26,16 @@ from mlflow.utils.uri import is_local_uri
 
 from components.data.digest import dvc_md5
 from components.errors import UserError
-from components.links import WEIGHTS, copy_model
+from components.links import WEIGHTS, check_model, copy_model
+from components.names import PATTERN, RULE, check_name
 from components.tracking.card import card
-from components.tracking.store import Store, first_line, quoted
+from components.tracking.store import Store, first_line, quoted, shown
 from components.tracking.version import METRIC_TAG, STEP_TAG, WEIGHTS_TAG, Version, version_of
 
 CHECKPOINT = "checkpoint"  # the type of the logged models that versions are made of
 MODEL_TAG = "thaw.model_id"  # the open-source registry forgets which logged model a version was made from
 EXAMPLES_TAG = "thaw.examples."  # of which examples the figures of a test set are
-TEST_SET = re.compile(r"[a-z0-9][a-z0-9_-]*")
-REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))")
+REFERENCE = re.compile(rf"(?:models:/)?(?P<name>{PATTERN})(?:/(?P<version>[0-9]+)|@(?P<alias>{PATTERN}))")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,13 @@ class Registry:
         lineage: more tags, which say what the version was made from; see `runs.Run`.
 
         Raises:
-            UserError: the folder holds no files, or the store is away or refuses the files.
+            UserError: the folder holds no files or reads others than its own, `name` is no name, or the store is away
+                or refuses the files.
         """
+        check_name(name, "a registered model")
         if not folder.is_dir() or not any(folder.iterdir()):
             raise UserError(f"there is no checkpoint to register in {folder}; it is missing or empty.")
+        check_model(folder)
         if version := self._registered(name, run_id, step):
             return version
         model = self._log_model(folder, f"{name}-step-{step}", run_id, tags)
@@ -118,8 +121,7 @@ class Registry:
             UserError: the version has figures of other examples under this name, the name is none, or nobody knows
                 which run made the version.
         """
-        if not TEST_SET.fullmatch(test_set):
-            raise UserError(f"'{test_set}' cannot name a test set; write small letters, digits, - and _.")
+        check_name(test_set, "a test set")
         if version.tags.get(EXAMPLES_TAG + test_set, examples) != examples:
             raise UserError(
                 f"{version.reference} has figures of other examples under the name '{test_set}';"
@@ -165,9 +167,10 @@ class Registry:
         """Let `name@alias` mean this version, and no longer the one it meant before.
 
         Raises:
-            UserError: there is no such version, or MLflow refuses the alias: it takes letters, digits, dashes and
-                underscores, and keeps "latest" and "v" with a number to itself.
+            UserError: there is no such version, the alias is no name, or MLflow refuses it: it takes no dots, and keeps
+                "latest" and "v" with a number to itself.
         """
+        check_name(alias, f"an alias of {name}")
         self.find(f"{name}/{version}")
         try:
             self.store.call(self.store.client.set_registered_model_alias, name, alias, str(version))
@@ -200,7 +203,10 @@ class Registry:
         """
         match = REFERENCE.fullmatch(reference)
         if match is None:
-            raise UserError(f"'{reference}' names no registered model; write NAME/VERSION or NAME@ALIAS.")
+            raise UserError(
+                f"'{reference[:200]}' names no registered model; write NAME/VERSION or NAME@ALIAS, where a name is"
+                f" {RULE}."
+            )
         versions = self.versions(match["name"])
         for version in versions:
             if str(version.version) == match["version"] or match["alias"] in version.aliases:
@@ -322,8 +328,9 @@ class Registry:
                 raise OSError(f"their digest is {found} and not {version.tags[WEIGHTS_TAG]}")
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"the files of {version.reference} cannot be read from {source}: {first_line(error)}"
+                f"the files of {version.reference} cannot be read from {shown(source)}: {first_line(error)}"
             ) from error
+        check_model(folder)
         return folder
 
 

@@ -34,6 +34,8 @@ from components.tracking.version import Version
 SWEEP_TAG = "thaw.sweep"
 FLUSH_SECONDS = 3.0  # how old a metric may get before it is sent
 METRIC_NAME = re.compile(r"[\w/.\- ]+")
+FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")  # https://owasp.org/www-community/attacks/CSV_Injection
+NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*%?", re.ASCII)
 
 
 def connect(root: Path, *, timeout: float | None = None, patience: float = 300.0, make: bool = True) -> "Tracker":
@@ -210,11 +212,14 @@ class Run:
             call(client.log_artifact, self.id, str(path), folder)
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Keep columns of equal length with the run as `name`.csv, which the UI shows as a table."""
+        """Keep columns of equal length with the run as `name`.csv, which the UI shows as a table.
+
+        A text that a spreadsheet would take for a formula gets an apostrophe in front, as people write one there.
+        """
         text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(columns)
-        rows.writerows(zip(*columns.values(), strict=True))
+        rows = csv.writer(text)  # its own line end; with another, Python leaves a \r in a cell without quotes
+        rows.writerow(map(_cell, columns))
+        rows.writerows(map(_cell, row) for row in zip(*columns.values(), strict=True))
         self._store.call(self._store.client.log_text, self.id, text.getvalue(), f"{name}.csv")
 
     def register(
@@ -321,6 +326,11 @@ class _Writer:
             if self._abandoned.wait(pause):
                 return False
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _cell(value: Any) -> Any:
+    formula = isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value)
+    return f"'{value}" if formula else value
 
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,8 +121,9 @@ def open_store(root: Path, *, timeout: float | None = None, patience: float = 30
             experiment_id = _experiment_id(client, None if remote else _artifacts(root))
     except OSError as error:
         raise UserError(f"the folder {root}, which is to hold MLflow's files, cannot be written: {error}.") from error
-    except (MlflowException, SQLAlchemyError, CommandError, ImportError) as error:
-        raise refusal(uri, error) or UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from error
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError) as error:  # ImportError: of a driver
+        # None: the error would show the whole URI in a traceback.
+        raise refusal(uri, error) or UserError(f"MLflow at {shown(uri)} cannot be used: {first_line(error)}") from None
     return Store(client, uri, experiment_id, lock, patience)
 
 
@@ -297,7 +298,8 @@ def _experiment_id(client: MlflowClient, artifacts: str | None) -> str:
         )
     if "MLFLOW_DEFAULT_ARTIFACT_ROOT" in os.environ and artifacts not in (None, experiment.artifact_location):
         raise UserError(
-            f"this MLflow store keeps its artifacts in {experiment.artifact_location} and not in {artifacts};"
+            f"this MLflow store keeps its artifacts in {shown(experiment.artifact_location)} and not in"
+            f" {shown(str(artifacts))};"
             " unset MLFLOW_DEFAULT_ARTIFACT_ROOT, or begin a new store."
         )
     return experiment.experiment_id

@@ -123,6 +123,14 @@ def test_an_arm_has_a_commitment_or_learns_from_rewards_of_sampled_answers(metho
         ("train.stepz=3", "there is no setting 'train.stepz'"),
         ("nonsense", "write name=value"),
         ("task.start=[", "is no valid YAML value"),
+        ("task.start=2024-13-45", "is no valid YAML value"),
+        ('task.path="a\\0b"', "task.path = 'a\\x00b': it holds a NUL or half a surrogate pair"),
+        ('rollout.server_options=["\\ud800"]', "it holds a NUL or half a surrogate pair"),
+        ("task.name=../finqa", "task.name = '../finqa': Input should be 'skills'"),
+        ("arms=[../garl-q1]", "arm '../garl-q1' names no known method"),
+        ("train.learning_rate=.inf", "Input should be a finite number"),
+        ("seeds=[-1]", "seeds.0 = -1: Input should be greater than or equal to 0"),
+        ("seeds=[9223372036854775808]", "Input should be less than"),
         ("task.name=arithmetic", "task.name = 'arithmetic'"),
     ],
 )
@@ -173,6 +181,13 @@ def test_without_a_baseline_some_more_estimators_compare_nothing():
         ("arms: [", "no valid YAML"),
         ("just text", "holds no settings"),
         ("arms: [grpo]", "the setting 'seeds' is missing"),
+        ("arms: &a [1]\nseeds: *a", "no valid YAML (line 2: aliases are not taken, write the value out)"),
+        ("arms: &a [*a]", "no valid YAML (line 1: aliases are not taken"),
+        ("arms: !!python/object/apply:os.system [true]", "no valid YAML (line 1: could not determine a constructor"),
+        ("arms: 2024-13-45", "no valid YAML; correct it"),
+        ("[" * 100_000, "no valid YAML; correct it"),
+        ("#" * 2**21, "holds no settings"),
+        ('extends: "a\\0b"', "which is no file's name"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, text: str, sentence: str):
@@ -182,6 +197,12 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, sentence: str):
         load_settings(path)
     assert sentence in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300, "."])
+def test_what_is_no_file_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(UserError, match=r"cannot be read: .*; name a settings file"):
+        load_settings(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

@@ -8,9 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ class Scratch:
     """One project; `prefect` is the folder that Prefect keeps its own files in.
 
     program: the folder whose program is run; by default the project's own, whose files DVC tracks in it.
+    more: what commands find in their environment beside the usual.
     """
 
     folder: Path
     prefect: Path
     program: Path | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def clone(cls, folder: Path, prefect: Path, settings: Sequence[str] = SETTINGS) -> "Scratch":
@@ -114,6 +116,7 @@ class Scratch:
             "PYTHONPATH": str(self.program or self.folder),
             "PREFECT_HOME": str(self.prefect),
             "COLUMNS": "120",
+            **self.more,
         }
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:

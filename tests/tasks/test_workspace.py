@@ -59,9 +59,13 @@ def test_a_name_is_the_folders(root: Path):
     assert open_workspace(load_settings(PARAMS), PARAMS, [], "mine") == root / "experiments/mine"
 
 
-@pytest.mark.parametrize("name", ["../mine", "a/b", ".", ".."])
+@pytest.mark.parametrize(
+    "name", ["../mine", "a/b", ".", "..", "", ".dvc", "-x", "a\0", "a\nb", "a b", "x" * 61, "/tmp/x"]
+)
 def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str):
-    with pytest.raises(UserError, match="write a plain folder name"):
+    with pytest.raises(
+        UserError, match="cannot name a sweep, whose folder goes below experiments/; write at most 60 letters"
+    ):
         open_workspace(load_settings(PARAMS), PARAMS, [], name)
     assert {path.name for path in root.iterdir()} == {".dvc", "params.yaml", "dvc.yaml"}
 

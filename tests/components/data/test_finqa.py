@@ -65,6 +65,7 @@ def test_answers_are_cleaned(tmp_path: Path) -> None:
         ("no table", lambda it: it.update(table=[])),
         ("no table", lambda it: it.update(table="| a |")),
         ("no table", lambda it: it.update(table=[["a"], []])),
+        ("no table", lambda it: it.update(table=[["a"], [["b"]]])),
         ("no pre_text", lambda it: it.pop("pre_text")),
         ("no post_text", lambda it: it.update(post_text=[None])),
         ("text is not UTF-8", lambda it: it["qa"].update(question="\ud800?")),

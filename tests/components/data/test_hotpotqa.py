@@ -93,6 +93,12 @@ def test_damaged_items_are_counted_by_reason(tmp_path: Path, reason: str, fields
     assert loaded.skipped == {reason: 1}
 
 
+def test_an_entity_that_is_no_character_stays(tmp_path: Path) -> None:
+    question = f"&#{'9' * 5000}; &#xd800; &#9999999999; &amp;?"
+    (example,) = load(tmp_path, item(question=question)).examples
+    assert f"&#{'9' * 5000}; \ufffd &#9999999999; &?" in example.prompt
+
+
 def test_integer_and_missing_ids_are_replaced(tmp_path: Path) -> None:
     nameless = item(2)
     del nameless["_id"]

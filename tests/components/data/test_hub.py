@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import HubSource, load_settings
+from components.data import hub
 from components.data.hub import fetch
 from components.data.prepare import TASKS
 from components.data.reading import collect
@@ -125,6 +126,52 @@ def test_a_repository_with_a_script_is_refused_and_the_script_not_run(tmp_path: 
     with pytest.raises(UserError, match="finqa cannot be fetched"):
         fetch("finqa", HubSource(repository=str(script.parent), config=None, revision=None), tmp_path / "raw")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_small_file_that_unpacks_to_more_than_a_disk_holds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = 5_000_000
+    text = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), records), ["x" * 10_000])
+    for split in ("train", "validation"):
+        path = tmp_path / "bomb" / f"{split}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(
+            pa.table(dict.fromkeys(("id", "pre_text", "table", "post_text"), text)), path, store_schema=False
+        )
+    assert path.stat().st_size < 100_000  # of 200 GB
+    source = HubSource(repository=str(path.parent), config=None, revision=None)
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    for name, limit in (("MOST_RECORDS", 2000), ("MOST_CHARACTERS", 10**8)):
+        with monkeypatch.context() as patched:
+            patched.setattr(hub, name, limit)
+            with pytest.raises(UserError, match=rf"train\.json would have more than .*{limit:,} "):
+                fetch("finqa", source, tmp_path / "raw")
+        assert list((tmp_path / "raw").iterdir()) == []
+    pa.set_memory_pool(before)
+    assert pool.max_memory() < 100e6
+
+
+@pytest.mark.parametrize("path", ["../elsewhere/*.parquet", "{}/elsewhere/*.parquet"])
+def test_a_card_cannot_name_files_outside_of_its_repository(tmp_path: Path, path: str) -> None:
+    for split in ("train", "validation"):
+        parquet(tmp_path / "elsewhere" / f"{split}.parquet", [{"id": "secret"}])
+    (tmp_path / "repository").mkdir()
+    splits = "".join(f"  - split: {split}\n    path: {path.format(tmp_path)}\n" for split in ("train", "validation"))
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n"
+    (tmp_path / "repository" / "README.md").write_text(card)
+    with pytest.raises(UserError, match=r"repository takes its data from elsewhere, .*/elsewhere/train.parquet"):
+        fetch("finqa", HubSource(repository=str(tmp_path / "repository"), config=None, revision=None), tmp_path)
+
+
+def test_records_of_another_form_are_one_sentence(tmp_path: Path) -> None:
+    row = {"id": "1", "question": "q", "answer": "a", "context": "text", "supporting_facts": "text"}
+    for split in ("train", "validation"):
+        parquet(tmp_path / "other" / f"{split}.parquet", [row])
+    source = HubSource(repository=str(tmp_path / "other"), config=None, revision=None)
+    with pytest.raises(UserError, match=r"record 1 of .*other has another form than those of hotpotqa \(.*\); name"):
+        fetch("hotpotqa", source, tmp_path)
 
 
 def test_every_published_task_has_a_repository() -> None:

@@ -1,13 +1,16 @@
 """A user's own lines: read whole, or one sentence that says which line is broken and how it should look."""
 
 import json
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.data import jsonl
+from components.data import jsonl, reading
 from components.data.example import Example
+from components.data.prepare import TASKS
 from components.errors import UserError
 
 GOOD = '{"prompt": "1+1", "answer": "2"}'
@@ -30,8 +33,8 @@ def test_a_kind_is_a_short_name(tmp_path: Path) -> None:
         example.kind for example in load(tmp_path, GOOD, '{"prompt": "x", "answer": "y", "kind": "2-hop"}').examples
     ]
     assert kinds == ["", "2-hop"]
-    for wrong in ("a/b", "two words", "k" * 41):
-        with pytest.raises(UserError, match=r":1: kind is no name of at most 40 letters"):
+    for wrong in ("a/b", "..", "two words", "=1+1", "k" * 61):
+        with pytest.raises(UserError, match=r":1: kind is no name of at most 60 letters"):
             load(tmp_path, json.dumps({"prompt": "x", "answer": "y", "kind": wrong}))
 
 
@@ -94,6 +97,42 @@ def test_other_encodings(tmp_path: Path) -> None:
     path.write_text('{"prompt": "größer?", "answer": "ja"}\n', encoding="latin-1")
     with pytest.raises(UserError, match=r"train\.jsonl:1: text is not UTF-8"):
         jsonl.load(path)
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LONGEST", 1 << 20)
+    path = tmp_path / "train.jsonl"
+    with path.open("w") as file:
+        file.write(f"{GOOD}\n{GOOD[:-2]}")
+        file.truncate(1 << 27)  # 128 MiB of NUL bytes, which take no room on a disk
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"train\.jsonl:2: a line longer than 16,777,216 characters; write"):
+        jsonl.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+
+
+@pytest.mark.parametrize("task", ["jsonl", "skills"])
+def test_line_ends_and_marks_of_other_systems(tmp_path: Path, task: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n\r\n" + GOOD.replace("1+1", "1+2").encode() + b"\r\n")
+    assert [example.prompt for example in TASKS[task].read(path, Counter())] == ["1+1", "1+2"]
+
+
+@pytest.mark.parametrize("inside", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000])
+def test_nesting_without_end_is_one_sentence(tmp_path: Path, inside: str) -> None:
+    with pytest.raises(UserError, match=r"train\.jsonl:2: broken JSON; write"):
+        load(tmp_path, GOOD, f'{{"prompt": "x", "answer": "y", "more": {inside}}}')
+
+
+def test_a_nul_is_text_where_json_writes_it_and_damage_where_it_is_a_byte(tmp_path: Path) -> None:
+    row = {"id": "a\0b", "prompt": "a\0b", "answer": "\0"}
+    assert load(tmp_path, json.dumps(row)).examples == [Example("a\0b", "a\0b", ("\0",), "a\0b")]
+    with pytest.raises(UserError, match=r"train\.jsonl:2: broken JSON"):
+        load(tmp_path, GOOD, '{"prompt": "a\0b", "answer": "c"}')
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:

@@ -133,6 +133,20 @@ def test_nesting_without_end_is_damage_and_no_crash(path: Path) -> None:
     assert read_lines(path) == (ITEMS[:1], Counter({"broken JSON": 1}))
 
 
+def test_lines_without_end_are_counted_before_they_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LONGEST", 1 << 20)
+    with path.open("w") as file:
+        file.write(f"{json.dumps(ITEMS[0])}\n")
+        file.truncate(1 << 27)  # 128 MiB of NUL bytes, which take no room on a disk
+    with path.open("a") as file:
+        file.write(f"\n{json.dumps(ITEMS[1])}\n{' ' * (1 << 20)}\n{' ' * ((1 << 20) + 1)}")
+    tracemalloc.start()
+    assert read_lines(path) == ([ITEMS[0], ITEMS[1]], Counter({"longer than 16,777,216 characters": 2}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+
+
 def test_an_array_is_streamed(path: Path) -> None:
     item = json.dumps({"_id": "x", "text": "word " * 2000})
     path.write_text("[" + ",".join([item] * 4000) + "]")  # 40 MB
@@ -211,6 +225,7 @@ def test_repeated_ids_and_prompts_are_counted_and_the_first_stays() -> None:
         ("a\\nb", "a\\nb"),
         ("9 \\n\\n", "9"),
         ("\\alpha = n", "\\alpha = n"),
+        ("a" + " " * 200_000 + "b", "a" + " " * 200_000 + "b"),  # an hour, if each blank began a search of its own
     ],
 )
 def test_answers_lose_the_backslash_n_at_their_end_and_nothing_else(published: str, cleaned: str) -> None:

@@ -190,6 +190,10 @@ def test_training_reward_is_the_target_itself(sampled: str, right: bool) -> None
         ("", "5", False),
         ("5", "", False),
         ("9" * 400, "5", False),
+        ("1" * 1_100_000, "1", False),
+        ("0." + "1" * 1_100_000, "0.1", False),
+        ("x" + " " * 200_000 + "x", "x x", True),  # an hour, if each blank began a search of its own
+        ("." * 200_000 + "x", "x", False),
     ],
 )
 def test_same_value(sampled: str, gold: str, same: bool) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.evaluation.metrics import Estimate
 from components.forecast import advice
+from components.report.comparison import Row, write_page
 from components.report.page import answers, escapes, scientific, write_report
 from components.report.results import Results, collect
 from tests.components.report.conftest import write_forecasts
@@ -118,6 +120,54 @@ def test_what_models_say_is_escaped(builder) -> None:
     assert "<script" not in html
     assert evil in page.text
     assert evil in page.values("title")
+
+
+EVIL = """<script>alert(1)</script></style></svg><img src=x onerror=alert(1)>" onmouseover='alert(1)' {{ 7*7 }} $x_1$"""
+
+
+def shape(page: Page) -> list[tuple[str, tuple[str, ...]]]:
+    """The tags of a page with the names of their attributes."""
+    return [(tag, tuple(attributes)) for tag, attributes in page.tags]
+
+
+def test_no_text_of_others_becomes_a_part_of_the_page(builder) -> None:
+    arms = ["garl-q1", "grpo"]
+    build = builder(arms, [0], kinds=["plain", "simple"])
+    harmless = Page(report(build, arms, [0])[0])
+
+    changes = {"task": EVIL, "start": EVIL, "split": EVIL, "checkpoint": EVIL, "model_name": EVIL, "stopped": EVIL}
+    for path in [*build.rglob("evaluation.json"), *build.rglob("train.json")]:
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {name: EVIL for name in changes if name in record}))
+    for path in build.rglob("samples.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [line | {"id": f"{EVIL} {line['id']}", "vote": EVIL, "answers": [EVIL] * 4} for line in lines]
+        path.write_text("".join(json.dumps(line).replace('"plain"', json.dumps(EVIL)) + "\n" for line in lines))
+    probe = json.loads((build / "probe" / "probe.json").read_text())
+    probe["kinds"] = {EVIL if kind == "plain" else kind: found for kind, found in probe["kinds"].items()}
+    (build / "probe" / "probe.json").write_text(json.dumps(probe))
+    for path in build.rglob("curves.csv"):
+        heading, steps = path.read_text().split("\n", 1)
+        quoted = EVIL.replace('"', '""')
+        names = [f'"{name.replace("plain", quoted)}"' for name in heading.split(",")]
+        path.write_text(f"{','.join(names)}\n{steps}")
+
+    page = Page(report(build, arms, [0])[0])
+    assert shape(page) == shape(harmless)
+    assert page.text.count("<script>alert(1)</script>") > 10
+    assert EVIL in page.values("title")
+
+
+def test_no_name_of_a_version_becomes_a_part_of_the_comparison(tmp_path: Path) -> None:
+    def compared(name: str) -> Page:
+        figures = {"maj@4": Estimate(0.5, 0.4, 0.6)}
+        rows = [Row(f"{name}/1", name, name, 3, figures), Row(f"{name}/2", name, name, 3, figures)]
+        write_page(tmp_path / "page.html", name, rows, ["maj@4"], name, {})
+        return Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+    page = compared(EVIL)
+    assert shape(page) == shape(compared("plain"))
+    assert f"Registered versions on “{EVIL}”" in page.text
 
 
 def test_equal_results_give_equal_bytes(builder) -> None:

@@ -103,10 +103,32 @@ def test_what_is_not_there_is_said_plainly(tracker: Tracker, version: Version, r
         tracker.registry.download(reference)
 
 
+def test_a_checkpoint_with_a_link_out_of_its_folder_is_not_stored(
+    tracker: Tracker, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("the key")
+    (checkpoint / "extra" / "link").symlink_to(tmp_path / "secret")
+    with tracker.run("arm") as run, pytest.raises(UserError, match=r"link to .*secret, out of the model's folder"):
+        run.register(checkpoint, "thaw-skills", step=1, tags={}, metrics={})
+    assert tracker.registry.versions() == []
+    assert not [file for file in tracker.root.rglob("*") if file.is_file() and b"the key" in file.read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["../thaw", "..", "a/b", "a:b", "", "a b", "=1", "x" * 61])
+def test_names_that_lead_elsewhere_are_refused(tracker: Tracker, checkpoint: Path, name: str) -> None:
+    with tracker.run("arm") as run, pytest.raises(UserError, match="cannot name a registered model; write at most 60"):
+        run.register(checkpoint, name, step=1, tags={}, metrics={})
+    for reference in (f"{name}/1", f"thaw@{name}", f"models:/{name}@best"):
+        with pytest.raises(UserError, match=r"names no registered model; write NAME/VERSION or NAME@ALIAS"):
+            tracker.registry.download(reference)
+
+
 def test_bad_aliases_and_folders_are_refused(tracker: Tracker, version: Version, tmp_path: Path) -> None:
-    for alias in ("latest", "v1", "q=1"):
+    for alias in ("latest", "v1"):
         with pytest.raises(UserError, match=f"'{alias}' cannot be an alias of thaw-skills: "):
             tracker.registry.set_alias("thaw-skills", alias, version.version)
+    with pytest.raises(UserError, match="'q=1' cannot name an alias of thaw-skills; write at most 60 letters"):
+        tracker.registry.set_alias("thaw-skills", "q=1", version.version)
     with pytest.raises(UserError, match="no thaw-skills/7"):
         tracker.registry.set_alias("thaw-skills", "best", 7)
     with tracker.run("arm") as run, pytest.raises(UserError, match="no checkpoint to register"):

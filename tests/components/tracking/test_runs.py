@@ -1,5 +1,6 @@
 """Runs under a sweep, their metrics, and what happens when one ends badly, goes on, or loses its server."""
 
+import csv
 import hashlib
 import math
 import os
@@ -141,6 +142,38 @@ def test_artifacts_and_tables_are_kept_in_the_project(tracker: Tracker, checkpoi
     assert (folder / "config.json").read_bytes() == (checkpoint / "config.json").read_bytes()
     assert (folder / "all" / "extra" / "vocab.txt").exists()
     assert (folder / "answers.csv").read_text() == 'id,answer\n1,a\n2,"b, ""c"""\n'
+
+
+def test_the_page_of_a_run_is_named_without_a_password(tracker: Tracker) -> None:
+    assert tracker.link("1") is None
+    served = replace(tracker, store=replace(tracker.store, uri="http://me:secret@host:5000/"))
+    assert served.link("1") == f"http://host:5000/#/experiments/{tracker.store.experiment_id}/runs/1"
+
+
+def test_no_text_in_a_table_is_a_formula(tracker: Tracker) -> None:
+    formulas = [
+        "=1+1",
+        "+1+1",
+        "-1+1",
+        "@SUM(A1)",
+        " =1",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        '=HYPERLINK("http://x","y")',
+        "-",
+        "-1-cmd",
+    ]
+    plain = [-1.5, "-1.5", "+12%", "-1,300.5", "1+1", "a=b", "", None, True, "'=1"]
+    with tracker.run("arm") as run:
+        run.table("answers", {"id": range(len(formulas + plain)), "=text": formulas + plain})
+    path = tracker.root / "mlartifacts" / "thaw" / run.id / "artifacts" / "answers.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        heading, *rows = csv.reader(file)
+    assert heading == ["id", "'=text"]
+    expected = [f"'{text}" for text in formulas] + ["" if value is None else str(value) for value in plain]
+    assert [text for _, text in rows] == expected
+    assert [number for number, _ in rows] == [str(number) for number in range(len(expected))]
 
 
 def test_what_a_run_is_made_from_is_noted(tracker: Tracker, checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,30 @@ def test_passwords_are_not_shown() -> None:
     assert shown("postgresql://me:secret@db:5432/mlflow") == "postgresql://db:5432/mlflow"
     assert shown("sqlite:////data/a@b/mlflow.db") == "sqlite:////data/a@b/mlflow.db"
     assert shown("http://me:s@cr@t@host/x is away") == "http://host/x is away"
+    assert shown("postgresql://me:se/cr@et@db/mlflow?sslmode=x&password=secret") == "postgresql://db/mlflow"
     assert (
-        shown("postgresql://db/mlflow?user=me&password=secret&ssl=1")
-        == "postgresql://db/mlflow?user=...&password=...&ssl=1"
+        shown("call to 'http://me:secret@a/b?k=secret' failed, see http://c/d")
+        == "call to 'http://a/b' failed, see http://c/d"
     )
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://me:{}@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=me&password={}",
+        "postgresql+none://me:{}@127.0.0.1/db",
+        "mysql://me:{}@127.0.0.1:1/db",
+        "http://me:{}@127.0.0.1:1",
+        "other://me:{}@127.0.0.1",
+    ],
+)
+def test_a_store_that_cannot_be_used_shows_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], uri: str
+) -> None:
+    secret = "s3cr3t-Pa55"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(secret))
+    with pytest.raises(UserError, match="MLflow") as error:
+        open_store(tmp_path, timeout=0.1, patience=0.1)
+    assert secret not in "".join(traceback.format_exception(error.value))
+    assert secret not in "".join(capfd.readouterr())
