@@ -1,6 +1,7 @@
 """Choosing the engine that the settings name."""
 
 import os
+import secrets
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -53,7 +54,8 @@ def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peer
             host = os.environ["MASTER_ADDR"] if peers.size > 1 else "127.0.0.1"
             taking = [f'--weight-transfer-config={{"backend": "{backend()}"}}'] if broadcasts else []
             options = [*taking, *rollout.server_options]
-            process = ServerProcess(folder, dtype=settings.model.dtype, options=options, host=host)
+            key = secrets.token_hex(24)
+            process = ServerProcess(folder, dtype=settings.model.dtype, options=options, host=host, key=key)
             urls = [process.url]
         urls = peers.share(urls)
     return VllmServerEngine(

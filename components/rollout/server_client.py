@@ -10,6 +10,7 @@ import httpx
 from components.errors import TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
+from components.rollout.key import KEY, bearer
 
 # Rollouts of one request; a server refuses more than it runs at a time, which is 256 on a small GPU.
 MOST_AT_ONCE = 64
@@ -41,10 +42,10 @@ class RequestFailed(TemporaryError):
 
 
 class ServerClient:
-    """Asks one server; timeout_seconds: of one call."""
+    """Asks one server; timeout_seconds: of one call. key: what the server asks for."""
 
-    def __init__(self, url: str, *, timeout_seconds: float) -> None:
-        self.url, self.timeout_seconds = url.rstrip("/"), timeout_seconds
+    def __init__(self, url: str, *, timeout_seconds: float, key: str | None = None) -> None:
+        self.url, self.timeout_seconds, self.headers = url.rstrip("/"), timeout_seconds, bearer(key)
         self.context: int | None = self._ask("GET", "/v1/models")["data"][0]["max_model_len"]
 
     def engines(self) -> int:
@@ -64,10 +65,11 @@ class ServerClient:
         """
         # A connection that lay idle may be closed by the server just when it is used again: each request has its own.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        options = {"base_url": self.url, "headers": self.headers, "trust_env": False}
         try:
             async with (
                 asyncio.timeout(self.timeout_seconds),
-                httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits, trust_env=False) as client,
+                httpx.AsyncClient(timeout=None, limits=limits, **options) as client,
                 asyncio.TaskGroup() as group,
             ):
                 for alike in begun:
@@ -149,7 +151,9 @@ class ServerClient:
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         try:
-            with httpx.Client(base_url=self.url, timeout=self.timeout_seconds, trust_env=False) as client:
+            with httpx.Client(
+                base_url=self.url, headers=self.headers, timeout=self.timeout_seconds, trust_env=False
+            ) as client:
                 return self._content(client.request(method, path, **options))
         except httpx.TimeoutException:
             raise self._out_of_time(f"answered {path}") from None
@@ -157,6 +161,10 @@ class ServerClient:
             raise self._gone(error) from None
 
     def _content(self, response: httpx.Response) -> Any:
+        if response.status_code == 401:
+            raise UserError(
+                f"the vLLM server at {self.url} asks for a key, and {KEY} is not it: set it to the server's."
+            )
         if response.status_code == 404:
             raise UserError(
                 f"the vLLM server at {self.url} has no {response.request.url.path}: start it with"

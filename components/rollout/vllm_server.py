@@ -5,6 +5,7 @@ version, which a server returns with every rollout: one sampled with other weigh
 """
 
 import asyncio
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
@@ -15,6 +16,7 @@ import torch
 from components.rollout.broadcast import Broadcast
 from components.rollout.draft import Draft
 from components.rollout.engine import Alone, Markers, Peers, Rollout, Sampling, check_request
+from components.rollout.key import KEY
 from components.rollout.server_client import ServerClient, Together
 from components.rollout.server_process import ServerProcess
 from components.rollout.weight_file import WeightFile
@@ -26,7 +28,8 @@ class VllmServerEngine:
 
     VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --tokens-only --logprobs-mode raw_logprobs --generation-config vllm
 
-    VLLM_SERVER_DEV_MODE opens the routes that renew weights, to anybody who reaches them: keep such a server inside.
+    VLLM_SERVER_DEV_MODE opens the routes that renew weights, to anybody who reaches them: give such a server a key
+    (key.py), and keep it inside.
 
     A prompt's place in the step says which server has it, and which engine there if vLLM runs several (its data
     parallelism): all rollouts of a prompt find its keys and values in one prefix cache, whichever process asks.
@@ -52,7 +55,8 @@ class VllmServerEngine:
         peers: the processes that share the servers. The first one gives them weights, for all.
         """
         self.markers, self.process, self.peers = markers, process, peers or Alone()
-        self.servers = [ServerClient(url, timeout_seconds=timeout_seconds) for url in urls]
+        key = self.peers.share(self.process.key if self.process else os.environ.get(KEY))
+        self.servers = [ServerClient(url, timeout_seconds=timeout_seconds, key=key) for url in urls]
         limits = [server.context for server in self.servers if server.context is not None]
         self.context = min(limits, default=None)
         engines = self.peers.share([server.engines() for server in self.servers] if self.peers.first else [])
