@@ -91,7 +91,11 @@ def serve(
 
 
 @app.command()
-def team() -> None:
+def team(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Start this one alone, as for a backup; may be given several times.")
+    ] = None,
+) -> None:
     """Run a team's servers on this machine, without containers: MLflow, Prefect, a store, PostgreSQL, HTTPS, a worker.
 
     What infra/compose.yaml describes, as plain processes on the loopback interface, until interrupted. All they keep
@@ -100,7 +104,7 @@ def team() -> None:
     quiet_prefect()
     from flows.team import serve_team
 
-    serve_team()
+    serve_team(only or ())
 
 
 @app.command()

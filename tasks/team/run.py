@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 logfile = {state}/log/supervisor.log
 pidfile = {state}/supervisor.pid
 childlogdir = {state}/log
-umask = 077
 """
 PROGRAM = """
 [program:{name}]
@@ -50,6 +49,7 @@ startsecs = 1
 stopsignal = {stop}
 stopasgroup = {group}
 killasgroup = true
+umask = {umask}
 stopwaitsecs = {seconds}
 redirect_stderr = true
 stdout_logfile = {state}/log/{name}.log
@@ -81,7 +81,7 @@ class Team:
         """Start every service as soon as those that it needs are well, and wait until all are."""
         by_name = {service.name: service for service in self._services}
         for service in self._services:
-            for needed in service.needs:
+            for needed in by_name.keys() & service.needs:
                 self._wait(by_name[needed])
             self._ask("startProcess", service.name, False)
             if service.name == "database":
@@ -106,9 +106,11 @@ class Team:
             self._process.wait(len(self._services) * STOP_SECONDS)
 
     def _refuse_failed(self, service: Service) -> None:
-        if self._process.poll() is not None:
-            raise UserError(f"supervisor has ended; {self._state}/log/supervisor.log says why.")
-        if self._ask("getProcessInfo", service.name)["statename"] in ("FATAL", "UNKNOWN"):
+        try:
+            found = self._ask("getProcessInfo", service.name)
+        except OSError:
+            raise UserError(f"supervisor has ended; {self._state}/log/supervisor.log says why.") from None
+        if found["statename"] in ("FATAL", "UNKNOWN"):
             raise UserError(f"{service.name} does not start; {self._log(service)}.")
 
     def _log(self, service: Service) -> str:
@@ -121,16 +123,19 @@ class Team:
 
 
 @contextmanager
-def running(root: Path, state: Path) -> Iterator[Team]:
+def running(root: Path, state: Path, only: Collection[str] = ()) -> Iterator[Team]:
     """Start the servers of the project in `root`, on what an earlier start has left in `state`; end them behind.
 
+    only: the names of those that are wanted; all by default.
+
     Raises:
-        UserError: one does not start, a port is taken, PostgreSQL is not installed, or the installation runs already.
+        UserError: there is no such server, one does not start, a port is taken, PostgreSQL is not installed, or the
+            installation runs already.
     """
     settings = open_state(state, root)
     with _alone(state):
         refuse_taken_ports(root, settings)
-        installation = read_installation(root, state, settings)
+        installation = read_installation(root, state, settings).only(only)
         clone = write_clone(state, installation.clone)
         _prepare(state, installation)
         command = shlex.join([sys.executable, "-m", "supervisor.supervisord", "-n", "-c", f"{state}/supervisor.conf"])
@@ -148,14 +153,15 @@ def running(root: Path, state: Path) -> Iterator[Team]:
 
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
-    lock = FileLock(state / "lock")
+    lock = FileLock(state / "lock", timeout=0)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
     except Timeout:
         raise UserError(f"the installation in {state} is running already.") from None
-    with lock:
+    try:
         yield
-    lock.release()
+    finally:
+        lock.release()
 
 
 def _prepare(state: Path, installation: Installation) -> None:
@@ -188,7 +194,7 @@ def _program(service: Service, state: Path, place: int) -> str:
         name=service.name, state=state, user=user, place=place, seconds=STOP_SECONDS, folder=service.folder or state,
         command=shlex.join(command).replace("%", "%%"), stop="INT" if service.name == "database" else "TERM",
         environment=",".join(f'{name}="{value}"' for name, value in settings.items()).replace("%", "%%"),
-        group="false" if own else "true",
+        group="false" if own else "true", umask="022" if service.name == "worker" else "077",
     )  # fmt: skip
 
 

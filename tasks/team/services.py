@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,17 @@ class Installation:
 
     services: list[Service]
     clone: dict[str, str]
+
+    def only(self, names: Collection[str]) -> "Installation":
+        """With these services alone; all of them if none is named.
+
+        Raises:
+            UserError: there is no such service.
+        """
+        known = [service.name for service in self.services]
+        if unknown := set(names) - set(known):
+            raise UserError(f"there is no {', '.join(sorted(unknown))} among the servers: {', '.join(known)}.")
+        return replace(self, services=[service for service in self.services if not names or service.name in names])
 
 
 def read_installation(root: Path, state: Path, settings: Mapping[str, str]) -> Installation:

@@ -27,7 +27,7 @@ def open_state(state: Path, root: Path) -> dict[str, str]:
     """The installation's settings; a folder that has none gets secrets of its own, for nobody else to read.
 
     Raises:
-        UserError: PostgreSQL could not enter the folder.
+        UserError: PostgreSQL could not enter the folder, or a value is none that all servers can take.
     """
     if not state.exists():
         state.mkdir(parents=True)
@@ -39,8 +39,12 @@ def open_state(state: Path, root: Path) -> dict[str, str]:
         made = {name: secrets.token_hex(24) for name in MADE}
         users = {"STORE_USER": "thaw", "MLFLOW_USER": "thaw", "PREFECT_LOGIN": f"thaw:{secrets.token_hex(24)}"}
         write_secret(path, "".join(f"{name}={value}\n" for name, value in (made | users).items()))
-    lines = [line.partition("=") for line in path.read_text(encoding="utf-8").splitlines() if "=" in line]
-    return {name.strip(): value.strip() for name, _, value in lines} | {"PROJECT": str(root)}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    for name, value in settings.items():
+        if not re.fullmatch(r"[\w:.-]+", value):  # it becomes a part of URLs
+            raise UserError(f"{path}: {name} is to be of letters, digits and the characters _ : . - alone.")
+    return settings | {"PROJECT": str(root)}
 
 
 def refuse_taken_ports(root: Path, settings: Mapping[str, str]) -> None:

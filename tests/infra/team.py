@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import requests
 
+from tasks.team.services import postgres_programs
 from tasks.team.state import SETTINGS, open_state
 from tests.conftest import PROJECT
 from tests.flows.scratch import Scratch, until
@@ -61,12 +62,22 @@ class TeamServers:
         assert self._process is not None
         return psutil.Process(self._process.pid).children(recursive=True)
 
-    def start(self) -> None:
+    def start(self, *only: str) -> None:
         log = self.project.folder.with_suffix(".log")
         log.write_text("")
-        self._process = self.project.start("env", f"THAW_TEAM={self.state}", "thaw", "team")
+        self._process = self.project.start(
+            "env", f"THAW_TEAM={self.state}", "thaw", "team", *(f"--only={name}" for name in only)
+        )
         until(lambda: self._process.poll() is not None or "Running" in log.read_text(), 240, 0.2)
         assert self._process.poll() is None, log.read_text() + self._last_words()
+
+    def postgres(self, program: str, *arguments: str) -> None:
+        """One of PostgreSQL's own programs, as infra/README.md shows it."""
+        folder = postgres_programs()
+        assert folder is not None
+        command = [folder / program, "--host=127.0.0.1", f"--port={self.ports['DATABASE_PORT']}", "--username=thaw"]
+        login = {"PGPASSWORD": self.settings["DATABASE_PASSWORD"]}
+        subprocess.run([*command, *arguments], env=login, check=True)
 
     def stop(self) -> None:
         """Ctrl-C."""
@@ -75,10 +86,20 @@ class TeamServers:
         self._process.wait(120)
         self._process = None
 
+    def kill(self) -> list[psutil.Process]:
+        """As a machine does that has no memory left; what is left of it."""
+        if self._process is None:
+            return []
+        family = self.family
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        return psutil.wait_procs(family, 30)[1]
+
     def remove(self) -> None:
-        if self._process is not None:
-            self.stop()
+        left = self.kill()
         shutil.rmtree(self.state)
+        assert left == []
 
     def _last_words(self) -> str:
         return "".join(f"{log.name}: {log.read_text()[-1500:]}\n" for log in (self.state / "log").glob("*.log"))

@@ -5,6 +5,7 @@ import filecmp
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ flask = [(rule.rule, method) for rule in app.url_map.iter_rules() for method in 
 native = [(route.path, method) for route in served.routes if hasattr(route, "methods") for method in route.methods]
 print(json.dumps(sorted({*flask, *native})))
 """
+DATABASES = ("mlflow", "mlflow_auth", "prefect")
 # What answers everybody; infra/README.md names it.
 MLFLOW_OPEN = re.compile(r"/health|/static-files/.*|/(ajax-)?api/3.0/mlflow/server-info")
 PREFECT_OPEN = {"/api/health", "/api/ready"}
@@ -89,6 +91,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worked]:
         family = servers.family
         servers.stop()
         survivors = [process for process in family if lives(process.pid)]
+        _restore_from_a_backup(servers, folder)
         servers.start()
         said["pull"] = connected(second, "dvc pull")
         said["lineage"] = connected(second, "thaw lineage thaw-skills@best")
@@ -270,6 +273,19 @@ def test_what_dies_is_started_again(worked: Worked):
 def test_a_folder_has_one_installation_at_a_time(worked: Worked):
     said = worked.first.run("env", f"THAW_TEAM={worked.servers.state}", "thaw", "team", status=2)
     assert "is running already" in said
+
+
+def _restore_from_a_backup(servers: TeamServers, folder: Path) -> None:
+    """Dump the databases, lose them, and make them anew from the dumps; the rest stays."""
+    servers.start("database")
+    for name in DATABASES:
+        servers.postgres("pg_dump", "--format=custom", f"--file={folder}/{name}.dump", name)
+    servers.stop()
+    shutil.rmtree(servers.state / "database")
+    servers.start("database")
+    for name in DATABASES:
+        servers.postgres("pg_restore", f"--dbname={name}", f"{folder}/{name}.dump")
+    servers.stop()
 
 
 def _filled(path: str) -> str:
