@@ -5,7 +5,6 @@ import filecmp
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -280,10 +279,8 @@ def _restore_from_a_backup(servers: TeamServers, folder: Path) -> None:
     servers.start("database")
     for name in DATABASES:
         servers.postgres("pg_dump", "--format=custom", f"--file={folder}/{name}.dump", name)
-    servers.stop()
-    shutil.rmtree(servers.state / "database")
-    servers.start("database")
-    for name in DATABASES:
+        servers.postgres("dropdb", name)
+        servers.postgres("createdb", name)
         servers.postgres("pg_restore", f"--dbname={name}", f"{folder}/{name}.dump")
     servers.stop()
 
