@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test studies lint lock clean \
+.PHONY: help setup data run test team studies lint lock clean \
 	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
 
 help: ## this list
@@ -28,6 +28,9 @@ run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
 
 test: data ## all tests, two files at a time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+
+team: data ## a team's servers on this machine, without containers, until ctrl-C (infra/README.md)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" thaw team
 
 studies: data ## what the claims rest on: every sweep of studies/, hours of it; interrupted, it goes on
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m studies

@@ -77,7 +77,12 @@ def sweep(
 
 
 @app.command()
-def serve(port: Annotated[int, typer.Option(help="Of Prefect's UI.")] = 4200) -> None:
+def serve(
+    port: Annotated[int, typer.Option(help="Of Prefect's UI.")] = 4200,
+    host: Annotated[
+        str, typer.Option(help="The address it listens on; another than this needs a login.")
+    ] = "127.0.0.1",
+) -> None:
     """Serve the deployments of prefect.yaml on this machine: schedules, and runs on demand from Prefect's UI.
 
     Starts a Prefect server (or takes the one that PREFECT_API_URL names) and workers, until interrupted.
@@ -85,7 +90,24 @@ def serve(port: Annotated[int, typer.Option(help="Of Prefect's UI.")] = 4200) ->
     quiet_prefect()
     from flows.serve import serve as run_server
 
-    run_server(port)
+    run_server(port, host)
+
+
+@app.command()
+def team(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Start this one alone, as for a backup; may be given several times.")
+    ] = None,
+) -> None:
+    """Run a team's servers on this machine, without containers: MLflow, Prefect, a store, PostgreSQL, HTTPS, a worker.
+
+    What infra/compose.yaml describes, as plain processes on the loopback interface, until interrupted. All they keep
+    lies in team/, or in the folder that THAW_TEAM names.
+    """
+    quiet_prefect()
+    from flows.team import serve_team
+
+    serve_team(only or ())
 
 
 @app.command()

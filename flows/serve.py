@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from components.errors import UserError
 from tasks.lost_runs import mark_lost_runs
 from tasks.process import Process, end_guarded, programs_path, start_guarded, visible_gpus
-from tasks.server import configured_server, own_server, told_when_gone
+from tasks.server import LOOPBACK, configured_server, own_server, told_when_gone
 from tasks.workspace import project_root
 
 AUTOMATIONS = Path("infra/automations.yaml")
@@ -27,26 +27,32 @@ PORT = 4200
 
 
 @contextmanager
-def with_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
+def with_server(port: int | None = None, *, ui: bool = False, host: str = LOOPBACK) -> Iterator[str]:
     """Flows inside run against the configured Prefect server, or against one for just as long; yields its API's URL."""
     if (url := configured_server()) is not None:
         with told_when_gone(url):
             mark_lost_runs()
             yield url
         return
-    with own_server(port, ui=ui) as url, temporary_settings({PREFECT_API_URL: url}), told_when_gone(url):
+    with (
+        own_server(port, ui=ui, host=host) as url,
+        temporary_settings({PREFECT_API_URL: url}),
+        told_when_gone(url),
+    ):
         mark_lost_runs()
         yield url
 
 
-def serve(port: int = PORT) -> None:
+def serve(port: int = PORT, host: str = LOOPBACK) -> None:
     """Serve the deployments of prefect.yaml until interrupted: make what they need, deploy them, work on their runs.
 
+    port, host: of the server, where none is configured.
+
     Raises:
-        UserError: Prefect refuses a deployment, or a worker has ended.
+        UserError: Prefect refuses a deployment, a worker has ended, or the server would be open to everybody.
     """
     root = project_root()
-    with with_server(port, ui=True) as url:
+    with with_server(port, ui=True, host=host) as url:
         pools = work_pools(root)
         set_up(root)
         _prefect(root, "--no-prompt", "deploy", "--all")

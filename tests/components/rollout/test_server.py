@@ -1,5 +1,6 @@
 """A real `vllm serve`: what it samples, that it has the newest weights, and what is left when a process dies."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -17,6 +19,7 @@ from components.policy.embedded import build_tokenizer
 from components.policy.markers import Markers
 from components.policy.saving import save_policy
 from components.rollout.engine import Sampling
+from components.rollout.key import KEY, bearer
 from components.rollout.server_process import ServerProcess
 from components.rollout.vllm_server import VllmServerEngine
 from tests.components.models import add_noise
@@ -48,7 +51,8 @@ def markers() -> Markers:
 @pytest.fixture(scope="module")
 def engine(folder: Path, markers: Markers) -> Iterator[VllmServerEngine]:
     torch.set_num_threads(1)
-    server = ServerProcess(folder, dtype="float32")
+    os.environ[KEY] = "the key of this test"  # for those who are given nothing but the URL
+    server = ServerProcess(folder, dtype="float32", key=os.environ[KEY])
     with VllmServerEngine([server.url], folder, markers, timeout_seconds=60, process=server) as engine:
         yield engine
     assert not any(map(psutil.pid_exists, server.pids))
@@ -76,6 +80,27 @@ def test_rollouts_are_those_of_their_seeds_and_places(engine: VllmServerEngine, 
     for rollout in groups[0] + groups[1]:
         assert rollout.rationale_ids.count(engine.markers.end_of_thinking[0]) == 1
         assert 0 < len(rollout.answer_ids) <= SAMPLING.max_new_tokens - len(rollout.rationale_ids)
+
+
+def test_nothing_is_served_without_the_key(engine: VllmServerEngine) -> None:
+    """vLLM's own key would leave the routes open that renew weights."""
+    assert engine.process is not None
+    with httpx.Client(base_url=engine.process.url, trust_env=False, timeout=30) as client:
+        described = client.get("/openapi.json", headers=bearer(engine.process.key)).json()["paths"]
+        routes = [(method, path) for path, methods in described.items() for method in methods]
+        assert {("post", "/collective_rpc"), ("post", "/reset_prefix_cache"), ("get", "/v1/models")} <= set(routes)
+        for headers in ({}, bearer("another"), {"Authorization": str(engine.process.key)}):
+            for method, path in [*routes, ("get", "/openapi.json"), ("get", "/metrics")]:
+                status = client.request(method, path, headers=headers).status_code
+                assert status == 401 or path == "/health", (method, path, status)
+
+
+def test_a_client_with_another_key_is_told(
+    engine: VllmServerEngine, folder: Path, markers: Markers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "another")
+    with pytest.raises(UserError, match=f"{engine.servers[0].url} asks for a key, and VLLM_API_KEY is not it"):
+        VllmServerEngine([engine.servers[0].url], folder, markers, timeout_seconds=60)
 
 
 def test_weights_of_somebody_else_are_an_error(engine: VllmServerEngine, policy: PreTrainedModel, folder: Path) -> None:
