@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from components.addresses import shown
 from components.errors import UserError
 from components.objective.commitment import Commitment, Course
 
@@ -590,5 +591,6 @@ def _first_sentence(error: ValidationError, path: Path, overrides: Sequence[str]
 
 
 def _short(text: str) -> str:
-    """As much of what a user wrote as a sentence can hold."""
+    """As much of what a user wrote as a sentence can hold, without passwords."""
+    text = shown(text)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

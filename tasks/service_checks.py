@@ -1,5 +1,6 @@
 """Checks of the services that a project uses, for `thaw doctor`; nothing is made, written or upgraded."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,15 +71,15 @@ def lost_runs() -> Finding:
 
 def vllm(urls: Sequence[str]) -> Finding:
     """Whether the servers of vLLM answer that the settings name."""
-    from components.addresses import shown
+    from components.rollout.key import KEY
     from components.rollout.server_client import ServerClient
 
     findings = [ok("the settings name no vLLM server.")] if not urls else []
     for url in urls:
         try:
-            ServerClient(url, timeout_seconds=ANSWER_SECONDS).processes()
+            ServerClient(url, timeout_seconds=ANSWER_SECONDS, key=os.environ.get(KEY)).processes()
         except (UserError, TemporaryError) as error:
             findings.append(fault(str(error), "VLLM_SERVER_DEV_MODE=1 vllm serve build/base --tokens-only ..."))
         else:
-            findings.append(ok(f"the vLLM server at {shown(url)} answers."))
+            findings.append(ok(f"the vLLM server at {url} answers."))
     return worst(findings)

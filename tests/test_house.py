@@ -11,6 +11,7 @@ from tests.conftest import PROJECT
 
 FLOORS = {"components": set(), "tasks": {"components"}, "flows": {"components", "tasks"}}
 GROUND_FLOOR = [
+    "components/addresses.py",
     "components/policy/markers.py",
     "components/config.py",
     "components/objective",

@@ -284,3 +284,9 @@ def test_adapters_are_sent_where_some_are_trained():
     assert load_settings(PARAMS, [*served, "train.lora_rank=8", "train.zero_stage=3"]).rollout.transfer == "adapters"
     with pytest.raises(UserError, match=r"and none are trained: set train\.lora_rank, or rollout\.transfer to file"):
         load_settings(PARAMS, served)
+
+
+def test_a_password_in_a_servers_address_is_refused_and_not_told():
+    with pytest.raises(UserError, match="rollout.placement holds a password") as error:
+        load_settings(PARAMS, ["rollout.engine=vllm", "rollout.placement=http://me:s3cret@host:8000"])
+    assert "s3cret" not in str(error.value)

@@ -218,7 +218,7 @@ def test_the_postgresql_of_a_prefect_server_that_is_to_be_started_is_named(
 
 
 def served(port: int) -> list[str]:
-    return ["--set", "rollout.engine=vllm", "--set", f"rollout.placement=http://me:secret@127.0.0.1:{port}"]
+    return ["--set", "rollout.engine=vllm", "--set", f"rollout.placement=http://127.0.0.1:{port}"]
 
 
 @pytest.mark.parametrize("command", [PROBE, TRAIN, EVALUATE], ids=lambda command: command[0])
@@ -232,8 +232,8 @@ def test_a_vllm_server_that_does_not_answer_is_named_and_may_be_tried_again(
 @pytest.mark.parametrize(
     ("answer", "told", "ends"),
     [
-        (401, "the vLLM server at {} refuses the credentials (401): start it without --api-key", 2),
-        (403, "the vLLM server at {} refuses the credentials (403): start it without --api-key", 2),
+        (401, "the vLLM server at {} asks for a key (401), and VLLM_API_KEY is not it: set it to the server's.", 2),
+        (403, "the vLLM server at {} asks for a key (403), and VLLM_API_KEY is not it: set it to the server's.", 2),
         (404, "the vLLM server at {} has no /v1/models: start it with VLLM_SERVER_DEV_MODE=1 and --tokens-only.", 2),
         (500, "the vLLM server at {} failed (500)", 75),
         (200, "what answers at {} is no vLLM server; correct rollout.placement.", 2),
