@@ -287,6 +287,6 @@ def test_adapters_are_sent_where_some_are_trained():
 
 
 def test_a_password_in_a_servers_address_is_refused_and_not_told():
-    with pytest.raises(UserError, match="rollout.placement holds a password") as error:
+    with pytest.raises(UserError, match=r"rollout\.placement holds a password") as error:
         load_settings(PARAMS, ["rollout.engine=vllm", "rollout.placement=http://me:s3cret@host:8000"])
     assert "s3cret" not in str(error.value)

@@ -131,7 +131,7 @@ def test_a_store_that_cannot_be_used_shows_no_password(
 ) -> None:
     secret = "s3cr3t-Pa55"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(secret))
-    with pytest.raises(UserError, match="MLflow|PostgreSQL") as error:
+    with pytest.raises(UserError, match=r"MLflow|PostgreSQL") as error:
         open_store(tmp_path, timeout=0.1, patience=0.1)
     assert secret not in "".join(traceback.format_exception(error.value))
     assert secret not in "".join(capfd.readouterr())
