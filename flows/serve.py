@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -17,8 +18,9 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from components.errors import UserError
+from tasks.kept import Kept
 from tasks.lost_runs import mark_lost_runs
-from tasks.process import Process, end_guarded, programs_path, start_guarded, visible_gpus
+from tasks.process import Process, programs_path, start_guarded, visible_gpus
 from tasks.server import LOOPBACK, configured_server, own_server, told_when_gone
 from tasks.workspace import project_root
 
@@ -49,7 +51,7 @@ def serve(port: int = PORT, host: str = LOOPBACK) -> None:
     port, host: of the server, where none is configured.
 
     Raises:
-        UserError: Prefect refuses a deployment, a worker has ended, or the server would be open to everybody.
+        UserError: Prefect refuses a deployment, a worker ends again and again, or everybody could reach the server.
     """
     root = project_root()
     with with_server(port, ui=True, host=host) as url:
@@ -58,13 +60,16 @@ def serve(port: int = PORT, host: str = LOOPBACK) -> None:
         _prefect(root, "--no-prompt", "deploy", "--all")
         print(f"Prefect's UI: {url.removesuffix('/api')}; ctrl-C ends everything.", flush=True)
         mine = [pool for pool in pools if "gpu" not in pool or visible_gpus()]
-        workers = [_worker(root, pool) for pool in mine]
+        workers = [Kept(f"the worker of {pool}", partial(_worker, root, pool)) for pool in mine]
         try:
-            while all(worker.poll() is None for worker in workers):
+            while True:
+                for worker in workers:
+                    if worker.look():
+                        mark_lost_runs()  # those that ended with it
                 time.sleep(1)
-            raise UserError("a worker has ended; its last lines above say why.")
         finally:
-            end_guarded(*workers)
+            for worker in workers:
+                worker.end()
 
 
 def set_up(root: Path) -> None:

@@ -161,13 +161,16 @@ def test_a_schedule_fires(served: Installation):
 # The two that end the worker come last.
 
 
-def test_with_its_worker_a_runs_training_ends_too(served: Installation, serving: subprocess.Popen[str]):
+def test_with_its_worker_a_runs_training_ends_too_and_another_worker_takes_its_place(
+    served: Installation, serving: subprocess.Popen[str]
+):
     run, training = served.stuck(serving)
     worker(serving).kill()
-    assert serving.wait(60) == 2
-    assert "error: a worker has ended" in served.project.folder.with_suffix(".log").read_text()
     assert served.ended(run) == "Crashed"
     assert not training.is_running()
+    assert served.ended(served.run("q_sweep/nightly")) == "Completed"
+    assert "has ended (-9); it is started anew in 1 s" in served.project.folder.with_suffix(".log").read_text()
+    assert served.project.stale() == set()
 
 
 def test_a_run_of_which_nothing_is_left_is_found_to_have_crashed(installation: Installation):
