@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -28,6 +29,9 @@ if not torch.cuda.is_available():
 # A bar for every file that is read or written would drown the progress of the step itself.
 logging.disable_progress_bar()
 
+# What Transformers raises of files that are missing or hold what they should not.
+UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
+
 
 def device() -> torch.device:
     """Where this process computes."""
@@ -49,7 +53,7 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (*UNUSABLE, RuntimeError, SafetensorError) as error:
         raise UserError(f"no model can be loaded from '{source}': {_reason(source, error)}") from error
     model, found = loaded
     # Transformers would fill them with random numbers and only warn.
@@ -66,7 +70,7 @@ def load_config(folder: Path) -> PretrainedConfig:
     """
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except UNUSABLE as error:
         raise UserError(f"no model can be loaded from '{folder}': {_reason(folder, error)}") from error
 
 
@@ -84,7 +88,7 @@ def load_shapes(settings: ModelSettings) -> PreTrainedModel:
                 settings.name, revision=settings.revision, local_files_only=True, trust_remote_code=False
             )
             return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
-        except (OSError, ValueError, KeyError) as error:
+        except UNUSABLE as error:
             raise UserError(
                 f"no model config can be read from '{settings.name}' on this machine ({_reason(settings.name, error)});"
                 " name a folder with its config.json: --set model.name=FOLDER."
@@ -110,7 +114,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTra
     """
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except UNUSABLE as error:
         raise UserError(f"no tokenizer can be loaded from '{source}': {_reason(source, error)}") from error
 
 

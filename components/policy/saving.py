@@ -23,6 +23,9 @@ def save_policy(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
+    # Code of others that somebody might let run: the model was loaded without it.
+    for described in (vars(model.config), tokenizer.init_kwargs):
+        described.pop("auto_map", None)
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)

@@ -1,6 +1,7 @@
 """The command line: what a user gets wrong is one sentence and the exit status 2, and nothing is begun."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,8 @@ def test_compare_shows_the_last_of_every_arm_or_all_or_the_named_ones(swept: Swe
     assert "maj@4" in said.out
     said = thaw(swept.project.folder, "compare", "thaw-skills/1", "thaw-skills/12")
     assert said.out.count("thaw-skills/") == 2
+
+
+def test_it_tells_its_version(folder: Path, thaw: Thaw) -> None:
+    said = thaw(folder, "--version")
+    assert (said.status, said.out) == (0, f"thaw {version('thaw')}\n")

@@ -1,5 +1,6 @@
 """What is loaded, what is refused, and the ids between prompt, rationale and answer."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -110,9 +111,15 @@ def ask_for_remote_code(folder: Path) -> None:
     path.write_text(path.read_text().replace('"model_type": "qwen3"', f'"model_type": "mine", "auto_map": {auto_map}'))
 
 
+def make_a_shape_a_word(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"intermediate_size": 128', '"intermediate_size": "wide"'))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
+        (make_a_shape_a_word, "intermediate_size"),
         (leave_only_a_pickle, "no file named model.safetensors"),
         (cut_the_weights, "deserializing"),
         (drop_a_weight, r"lack model\.norm\.weight"),
@@ -213,3 +220,19 @@ def test_the_ids_of_qwen3(qwen3: Path) -> None:
     assert codec.prompt("Hello, world!") == turn
     assert codec.gold_answer("12") == (271, 16, 17, 151645)
     assert codec.answer_text(codec.gold_answer("12")) == "12"
+
+
+def test_an_empty_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=rf"^no tokenizer can be loaded from '{folder}': [^\n]*$"):
+        load_tokenizer(folder)
+
+
+def test_code_that_a_model_names_is_not_passed_on(folder: Path, tmp_path: Path) -> None:
+    for file in ("config.json", "tokenizer_config.json"):
+        described = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(described | {"auto_map": {"AutoConfig": "mine.Config"}}))
+    save_policy(load_model(folder), load_tokenizer(folder), tmp_path / "saved")
+    for file in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" in (folder / file).read_text()
+        assert "auto_map" not in (tmp_path / "saved" / file).read_text()
