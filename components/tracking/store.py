@@ -3,8 +3,8 @@
 MLFLOW_TRACKING_URI says where: a server (http://...) or a database (postgresql://...). Without it everything lies in
 the project's folder under MLflow's own default names, mlflow.db and mlartifacts/, so that a plain `mlflow ui` started
 there shows all of it. MLFLOW_DEFAULT_ARTIFACT_ROOT says where the files of a new store without a server go (s3://...,
-a shared folder); a server decides that itself. MLflow keeps absolute paths: a folder that was moved shows its runs and
-figures, but no longer finds its artifacts.
+a shared folder); a server decides that itself. MLflow keeps absolute paths: where a project was moved, those of the
+store in its folder follow (moved.py).
 """
 
 import os
@@ -30,6 +30,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from components.addresses import postgres_trouble, shown
 from components.errors import Refused, UserError
 from components.progress import say
+from components.tracking.moved import follow
 
 EXPERIMENT = "thaw"
 DATABASE_LOCK = 0x74686177  # any number that nobody else takes
@@ -118,6 +119,8 @@ def open_store(root: Path, *, timeout: float | None = None, patience: float = 30
         lock = FileLock(root / "mlflow.db.lock")
         with lock if make or file else nullcontext():
             client = _unlocked(lambda: _client(uri, timeout), timeout)
+            if file == root / "mlflow.db" and "MLFLOW_DEFAULT_ARTIFACT_ROOT" not in os.environ:
+                follow(file, EXPERIMENT, root / "mlartifacts" / EXPERIMENT)
             experiment_id = _experiment_id(client, None if remote else _artifacts(root))
     except OSError as error:
         raise UserError(f"the folder {root}, which is to hold MLflow's files, cannot be written: {error}.") from error

@@ -3,6 +3,7 @@
 import sqlite3
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,24 @@ def test_a_store_that_cannot_be_used_shows_no_password(
         open_store(tmp_path, timeout=0.1, patience=0.1)
     assert secret not in "".join(traceback.format_exception(error.value))
     assert secret not in "".join(capfd.readouterr())
+
+
+def test_a_project_that_has_moved_keeps_its_files(
+    root: Path, checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with connect(root).run("arm") as run:
+        run.artifact(checkpoint / "config.json")
+        run.register(checkpoint, "thaw-skills", step=1, tags={}, metrics={})
+    moved = root.rename(root.with_name("another, 100% different"))
+    for told in (1, 0):  # it is said once
+        tracker = connect(moved)
+        assert capfd.readouterr().err.count("the project has moved") == told
+        assert (tracker.registry.download("thaw-skills/1") / "model.safetensors").is_file()
+    with tracker.run("another") as later:
+        later.artifact(checkpoint / "config.json")
+    for one in (run, later):
+        file = Path(tracker.store.client.download_artifacts(one.id, "config.json"))
+        assert file.read_bytes() == (checkpoint / "config.json").read_bytes()
+    assert not root.exists()
+    with closing(sqlite3.connect(moved / "mlflow.db")) as store:
+        assert str(root) not in "\n".join(store.iterdump())
