@@ -73,7 +73,7 @@ def test_all_faults_are_found_at_once(project: Path, thaw: Thaw, monkeypatch: py
     (project / ".dvc/tmp").mkdir()
     (project / ".dvc/tmp/rwlock").write_text("{")
     text = (project / "params.yaml").read_text().replace("engine: transformers", "engine: vllm")
-    placed = text.replace("placement: colocated", f"placement: http://me:secret@127.0.0.1:{dead_port()}")
+    placed = text.replace("placement: colocated", f"placement: http://127.0.0.1:{dead_port()}")
     (project / "params.yaml").write_text(placed)
     with (
         socket.socket() as listener,

@@ -13,8 +13,8 @@ from tasks.unused import Kept
 def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).write_text(name)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("weights")
     return folder
 
 

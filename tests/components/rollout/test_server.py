@@ -99,7 +99,7 @@ def test_a_client_with_another_key_is_told(
     engine: VllmServerEngine, folder: Path, markers: Markers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY, "another")
-    with pytest.raises(UserError, match=f"{engine.servers[0].url} asks for a key, and VLLM_API_KEY is not it"):
+    with pytest.raises(UserError, match=f"{engine.servers[0].url} asks for a key .401., and VLLM_API_KEY is not it"):
         VllmServerEngine([engine.servers[0].url], folder, markers, timeout_seconds=60)
 
 
