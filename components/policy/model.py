@@ -1,7 +1,8 @@
 """Loading a policy, and the tokens that structure what it writes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,8 @@ def load_config(folder: Path) -> PretrainedConfig:
     Raises:
         UserError: nothing usable lies there.
     """
-    try:
+    with _refused_in_words("model", folder):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except UNUSABLE as error:
-        raise UserError(f"no model can be loaded from '{folder}': {_reason(folder, error)}") from error
 
 
 def load_shapes(settings: ModelSettings) -> PreTrainedModel:
@@ -112,10 +111,8 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTra
     Raises:
         UserError: nothing usable lies there.
     """
-    try:
+    with _refused_in_words("tokenizer", source):
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except UNUSABLE as error:
-        raise UserError(f"no tokenizer can be loaded from '{source}': {_reason(source, error)}") from error
 
 
 class Codec:
@@ -165,6 +162,14 @@ def _markers(tokenizer: PreTrainedTokenizerBase, end_of_thinking: str) -> Marker
     eos = int(tokenizer.eos_token_id)
     pad = eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     return Markers(end_of_thinking=end, end_of_turn=(eos,), pad=pad)
+
+
+@contextmanager
+def _refused_in_words(what: str, source: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except UNUSABLE as error:
+        raise UserError(f"no {what} can be loaded from '{source}': {_reason(source, error)}") from error
 
 
 def _reason(source: str | Path, error: Exception) -> str:
