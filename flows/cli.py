@@ -17,7 +17,7 @@ from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
 from flows import doctor, gc, plan, probe, registry_commands, theory
-from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect
+from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
 
 app = typer.Typer(
     name="thaw",
@@ -201,9 +201,8 @@ def train(
     check_store(project_root())  # now and not when data and model are made
     data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
-        changes = [part for override in overrides or [] for part in ("--set", override)]
-        inputs = ["--data", str(data), "--base", str(base), "--params", str(params)]
-        arguments = ["train", "--arm", chosen.name, "--seed", str(seed), "--out", str(out), *inputs, *changes]
+        inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
+        arguments = ["train", "--arm", chosen.name, "--seed", str(seed), "--out", str(out), *inputs]
         arguments += [] if until is None else ["--until", str(until)]
         raise typer.Exit(launch(settings.compute, arguments))
     from components.progress import speaks
@@ -254,8 +253,7 @@ def evaluate(
     out = out or BUILD / "evaluations" / as_folder(model)
     examples = find_examples(settings, data, split, BUILD, out)
     if needs_launch(settings.compute):
-        arguments = ["evaluate", model, "--out", str(out), "--split", split, "--params", str(params)]
-        arguments += [part for override in overrides or [] for part in ("--set", override)]
+        arguments = ["evaluate", model, "--out", str(out), "--split", split, *repeated(params, overrides)]
         arguments += [] if data is None else ["--data", str(data)]
         raise typer.Exit(launch(settings.compute, arguments + ([] if record is None else ["--record", record])))
     figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)

@@ -1,6 +1,7 @@
 """The options that several commands share."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,11 @@ TestData = Annotated[
 
 PARAMS = Path("params.yaml")
 BUILD = Path("build")
+
+
+def repeated(params: Path, overrides: Sequence[str] | None) -> list[str]:
+    """The options by which another process of the same command gets the same settings."""
+    return ["--params", str(params), *(part for override in overrides or [] for part in ("--set", override))]
 
 
 def quiet_prefect() -> None:

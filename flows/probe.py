@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.config import Settings, load_settings
-from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params
+from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, repeated
 
 if TYPE_CHECKING:
     from tasks.probe import Probed
@@ -32,9 +32,8 @@ def probe(
     check_store(project_root())  # now and not when data and model are made
     data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
-        changes = [part for override in overrides or [] for part in ("--set", override)]
-        inputs = ["--data", str(data), "--base", str(base), "--params", str(params)]
-        raise typer.Exit(launch(settings.compute, ["probe", "--out", str(out), *inputs, *changes]))
+        inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
+        raise typer.Exit(launch(settings.compute, ["probe", "--out", str(out), *inputs]))
     from components.progress import speaks
     from components.tracking.runs import connect
     from tasks.probe import run_probe
