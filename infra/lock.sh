@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 uv=.venv/bin/uv
-common=(pip compile pyproject.toml --extra team --extra dev --no-header --no-annotate --quiet --upgrade)
+common=(pip compile pyproject.toml --extra team --extra dev --extra docs --no-header --no-annotate --quiet --upgrade)
 "$uv" "${common[@]}" --extra cpu --excludes requirements/cpu-excludes.txt --python-version 3.11 -o requirements/cpu.txt
 "$uv" "${common[@]}" --extra gpu --python-version 3.12 -o requirements/gpu.txt
 # A local build of torch satisfies the plain version; its suffix would bind the list to one machine's wheels.
