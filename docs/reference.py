@@ -9,7 +9,8 @@ import typer.main
 import yaml
 from rich.text import Text
 
-from components.config import Settings
+from components.config import read_yaml
+from components.schema import settings_schema
 from flows.cli import app
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
@@ -22,28 +23,22 @@ KINDS = {
     "string": "text",
     "null": "null",
 }
+ASIDE = re.compile(r"(?<=\S) {2,}(?=\S)")  # between an example and what it does
 EXAMPLES = re.compile(r"\[dim\](.*?)\[/dim\]", re.DOTALL)
 
 
 def settings() -> str:
-    """params.yaml, section by section: each setting with its meaning, what it may be, and its default.
-
-    Meanings are the descriptions of the typed settings, defaults those of the project's params.yaml.
-    """
-    schema, defaults = Settings.model_json_schema(), yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
-    sections = {name: _section(schema, facts) for name, facts in schema["properties"].items()}
-    top = {name: facts for name, facts in schema["properties"].items() if sections[name] is None}
-    parts = ["## Arms and seeds\n", _entries("", top, defaults)]
-    for name, section in sections.items():
-        if section is None:
-            continue
-        parts += [f"## {name}\n", f"{section['description']}\n"]
-        if defaults[name].keys() == section["properties"].keys():
-            parts.append(_entries(f"{name}.", section["properties"], defaults[name]))
-        else:  # several of them by name, as under `hub`
-            for each, values in defaults[name].items():
-                parts.append(_entries(f"{name}.{each}.", section["properties"], values))
-    return "\n".join(parts)
+    """params.yaml, section by section: each setting's meaning, when to change it, what it may be, its default."""
+    schema = settings_schema(read_yaml(PARAMS))
+    plain: dict[str, Any] = {}
+    parts = []
+    for name, facts in schema["properties"].items():
+        if "$ref" in facts:
+            section = schema["$defs"][facts["$ref"].rpartition("/")[2]]
+            parts += [f"## {name}\n", f"{facts['description']}\n", _entries(f"{name}.", section["properties"])]
+        else:
+            plain[name] = facts
+    return "\n".join(["## Arms, seeds and sources\n", _entries("", plain), *parts])
 
 
 def commands() -> str:
@@ -60,18 +55,18 @@ def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield name, command
 
 
-def _section(schema: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any] | None:
-    reference = facts.get("$ref") or facts.get("additionalProperties", {}).get("$ref")
-    return schema["$defs"][reference.rpartition("/")[2]] if reference else None
-
-
-def _entries(prefix: str, properties: dict[str, Any], defaults: dict[str, Any]) -> str:
+def _entries(prefix: str, properties: dict[str, Any]) -> str:
     """A definition list, an entry a setting."""
     return "\n".join(
-        f"`{prefix}{name}`\n: {_sentence(facts.get('description', ''))}\n\n  {_sentence(_allowed(facts))}"
-        f" Default: `{written(defaults[name])}`.\n"
+        f"`{prefix}{name}`\n: {_sentence(facts['description'])}\n\n  {_sentence(_allowed(facts))}{_facts(facts)}\n"
         for name, facts in properties.items()
     )
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    unit = f" Unit: {facts['unit']}." if "unit" in facts else ""
+    default = f" Default: `{written(facts['default'])}`." if "default" in facts else ""
+    return unit + default
 
 
 def written(value: Any) -> str:
@@ -86,7 +81,7 @@ def _allowed(facts: dict[str, Any]) -> str:
     if "enum" in facts:
         return " or ".join(f"`{value}`" for value in facts["enum"])
     if facts["type"] == "array":
-        return f"a list of {_allowed(facts['items'])}"
+        return "a list of texts" if facts["items"]["type"] == "string" else "a list of whole numbers"
     if facts["type"] == "object":
         return "a mapping"
     bounds = [
@@ -96,13 +91,18 @@ def _allowed(facts: dict[str, Any]) -> str:
 
 
 def _sentence(text: str) -> str:
+    text = _ended(text)
+    return text[:1].upper() + text[1:]
+
+
+def _ended(text: str) -> str:
     text = " ".join(text.split())
-    return text and text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return text + ("" if not text or text.endswith(".") else ".")
 
 
 def _command(name: str, command: Any) -> str:
     text = command.help or ""
-    examples = [Text.from_markup(found).plain for found in EXAMPLES.findall(text)]
+    examples = [ASIDE.sub("  # ", Text.from_markup(found).plain) for found in EXAMPLES.findall(text)]
     parts = [f"## {name}\n", f"{Text.from_markup(EXAMPLES.sub('', text)).plain.strip()}\n"]
     rows = [_option(one) for one in command.params if not one.hidden]
     if rows:
@@ -117,4 +117,4 @@ def _option(one: Any) -> str:
     kind = "" if getattr(one, "is_flag", False) or not is_option else f" *{one.metavar or one.name.upper()}*"
     needed = " Required." if one.required else ""
     default = f" Default: `{one.default}`." if one.default not in (None, False, [], ()) else ""
-    return f"{name}{kind}\n: {_sentence(Text.from_markup(one.help or '').plain)}{needed}{default}\n"
+    return f"{name}{kind}\n: {_ended(Text.from_markup(one.help or '').plain)}{needed}{default}\n"
