@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test team studies docs lint lock clean \
+.PHONY: help setup data run test team studies picture docs lint lock clean \
 	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
 
 help: ## this list
@@ -34,6 +34,9 @@ team: data ## a team's servers on this machine, without containers, until ctrl-C
 
 studies: data ## what the claims rest on: every sweep of studies/, hours of it; interrupted, it goes on
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m studies
+
+picture: setup ## docs/images/sweep-*.svg, drawn of what is kept of a study
+	@$(BIN)/python -m studies.picture
 
 docs: setup ## the documentation, into build/docs/index.html; a warning is an error
 	@$(BIN)/python -m sphinx --conf-dir docs --doctree-dir build/docs-cache --fail-on-warning --quiet . build/docs
