@@ -39,7 +39,7 @@ picture: setup ## docs/images/sweep-*.svg, drawn of what is kept of a study
 	@$(BIN)/python -m studies.picture
 
 docs: setup ## the documentation, into build/docs/index.html; a warning is an error
-	@$(BIN)/python -m sphinx --conf-dir docs --doctree-dir build/docs-cache --fail-on-warning --quiet . build/docs
+	@$(BIN)/python -m sphinx --conf-dir docs --doctree-dir build/docs-cache --fresh-env --fail-on-warning --quiet . build/docs
 	@echo build/docs/index.html
 
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library

@@ -51,6 +51,8 @@ CONTENTS = {
     "Evidence": ["studies/README", "benchmarks/README", "docs/decisions"],
     "Inside": ["CONTRIBUTING", "CHANGELOG", "SECURITY", "requirements/README"],
 }
+TITLES = {"infra/README": "Servers and clusters", "requirements/README": "Versions"}  # in the table of contents
+STUDIES = "\n```{toctree}\n:hidden:\n:glob:\n\n*/table\n```\n"
 
 GENERATED = {
     "settings": reference.settings,
@@ -63,19 +65,26 @@ def table_of_contents() -> str:
     listed = {page for pages in CONTENTS.values() for page in pages}
     more = sorted(f"docs/{path.stem}" for path in (PROJECT / "docs").glob("*.md"))
     contents = CONTENTS | {"Inside": [page for page in more if page not in listed] + CONTENTS["Inside"]}
-    return "".join(
-        "\n```{toctree}\n:hidden:\n:caption: " + part + "\n\n" + "\n".join(f"/{page}" for page in pages) + "\n```\n"
-        for part, pages in contents.items()
-    ) + "\n```{toctree}\n:hidden:\n:glob:\n\n/studies/*/table\n```\n"  # fmt: skip
+    parts = []
+    for part, pages in contents.items():
+        entries = [f"{TITLES[page]} </{page}>" if page in TITLES else f"/{page}" for page in pages]
+        parts.append("\n".join(["", "```{toctree}", ":hidden:", f":caption: {part}", "", *entries, "```", ""]))
+    return "".join(parts)
 
 
 def fill_in(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Put what is generated into a page."""
+    """Put what is generated into a page, and a title on those that have none."""
     for name, write in GENERATED.items():
         if (mark := f"<!-- generated: {name} -->") in source[0]:
             source[0] = source[0].replace(mark, write())
     if page == root_doc:
         source[0] += table_of_contents()
+    elif page == "studies/README":
+        source[0] += STUDIES
+    elif page == "benchmarks/README":
+        source[0] = f"# Benchmarks\n\n{source[0]}"
+    elif page.endswith("/table"):
+        source[0] = f"# {page.split('/')[1]}\n\n{source[0]}"
 
 
 def copy_pictures(app: Sphinx, error: Exception | None) -> None:

@@ -1,6 +1,5 @@
 """The pictures of the continuum, drawn from the formulas of components/objective while the pages are built."""
 
-import math
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -10,13 +9,14 @@ import torch
 from matplotlib import ticker
 
 from components.config import Arm
+from components.data.skills import PREFERENCES
 from components.objective import tsallis
 from components.report import charts, theory
 
 COMMITMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 P0, NOISE = 1e-6, 0.1  # what `thaw theory` assumes where nothing was probed
-COLDEST = 1e-9  # of the embedded task's four kinds of problems: the coldest
-KINDS = (8e-2, 1e-3, 1e-6, 1e-9)  # P of each, about
+KINDS = [one.skill * one.format for one in PREFERENCES["mixed"].values()]  # P of each kind of the embedded task
+COLDEST = KINDS[-1]
 
 
 @cache
@@ -27,17 +27,18 @@ def _found() -> theory.Theory:
 @matplotlib.rc_context(charts.STYLE)
 def losses() -> str:
     """The loss of one problem against P, a line a commitment."""
-    success = np.linspace(0.004, 1, 250)
+    success = np.linspace(1, 0.004, 250)
     log_p = torch.from_numpy(success).log()
-    axes = charts._axes(charts.WIDTH, 220, left=34, right=60, bottom=34)
+    axes = charts._axes(charts.WIDTH, 230, left=34, right=70, bottom=34, top=20)
+    ends = {}
     for number, q in enumerate(COMMITMENTS):
-        axes.plot(success, tsallis.loss(log_p, q), color=f"#0101{number:02x}", linewidth=1.7)
-    named = {f"q={q:g}": (0.004, tsallis.loss(math.log(0.004), q).item()) for q in COMMITMENTS}
-    axes.set(xlim=(0, 1), ylim=(0, 5.7), xlabel="P, the probability of a right answer")
+        line = tsallis.loss(log_p, q).numpy()
+        axes.plot(success, line, color=_tint(number), linewidth=1.7)
+        ends[f"q={q:g}"] = (success[-1], line[-1], _tint(number))
+    axes.set(xlim=(1, 0), ylim=(0, 5.7), xlabel="P, the probability of a right answer; colder to the right")
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.set_title("loss", loc="left", fontsize=8.5, color=charts.FAINT)
-    for number, (label, (x, y)) in enumerate(named.items()):
-        axes.annotate(label, (x, y), (4, 0), textcoords="offset points", va="center", color=f"#0101{number:02x}")
+    charts._label_ends(axes, ends)
     return charts._svg(axes, "The loss of one problem against P, a line a commitment")
 
 
@@ -49,8 +50,8 @@ def shares() -> str:
     ends = {}
     for number, q in enumerate(COMMITMENTS):
         line = tsallis.attenuation(torch.from_numpy(success).log(), q).numpy()
-        axes.plot(success, line, color=f"#0101{number:02x}", linewidth=1.7)
-        ends[f"q={q:g}"] = (success[-1], line[-1], f"#0101{number:02x}")
+        axes.plot(success, line, color=_tint(number), linewidth=1.7)
+        ends[f"q={q:g}"] = (success[-1], line[-1], _tint(number))
     charts.power_axis(axes.xaxis)
     axes.set_xlim(1, COLDEST)
     charts._log_axis(axes, COLDEST, False, 1.0)
@@ -60,6 +61,11 @@ def shares() -> str:
     axes.set_title("weight of its gradient, P to the power of 1 − q", loc="left", fontsize=8.5, color=charts.FAINT)
     charts._label_ends(axes, ends)
     return charts._svg(axes, "The weight of a problem's gradient against P, a line a commitment")
+
+
+def _tint(number: int) -> str:
+    """The stand-in for the colour of a commitment, as components/report/theory.py has it."""
+    return f"#0101{number:02x}"
 
 
 def chart(draw: Callable[[], str]) -> str:

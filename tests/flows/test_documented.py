@@ -16,7 +16,6 @@ ELSEWHERE = {
     ("sweep", "--race"): "tests/flows/test_race.py",
     ("sweep",): "tests/flows/test_experiments.py",
     ("serve",): "tests/flows/test_deployments.py",
-    ("team",): "tests/infra/test_team.py",
     ("init",): "tests/flows/test_init.py",
     ("data", "fetch"): "tests/components/data/test_hub.py",
     ("prepare", "task.name=jsonl"): "tests/components/data/test_jsonl.py",
