@@ -57,7 +57,7 @@ bench-step: setup ## step time and memory beside TRL, into build/bench (some min
 	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks.step $(if $(QUICK),--quick)
 
-lock: setup # pin the newest versions that fit pyproject.toml
+lock: setup # pin what pyproject.toml asks for; UPGRADE=1 takes the newest versions that fit
 	@bash infra/lock.sh
 
 clean: ## remove what was built, not what was installed or registered
