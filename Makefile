@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test team studies lint lock clean \
+.PHONY: help setup data run test team studies picture lint lock clean \
 	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
 
 help: ## this list
@@ -34,6 +34,9 @@ team: data ## a team's servers on this machine, without containers, until ctrl-C
 
 studies: data ## what the claims rest on: every sweep of studies/, hours of it; interrupted, it goes on
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m studies
+
+picture: setup ## docs/images/sweep-*.svg, drawn of what is kept of a study
+	@$(BIN)/python -m studies.picture
 
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts
