@@ -16,7 +16,7 @@ import typer
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, plan, probe, registry_commands, theory
+from flows import doctor, gc, plan, probe, registry_commands, schema, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
 
 app = typer.Typer(
@@ -287,6 +287,7 @@ app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
 app.command()(theory.theory)
 app.command()(gc.gc)
 app.command()(doctor.doctor)
+app.command()(schema.schema)
 
 
 # All that PyTorch says of a checkpoint file that does not fit.
