@@ -28,7 +28,7 @@ from components.rollout.engine import Peers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Tracker
 from components.training import loop
-from components.training.loop import TrainingRecord
+from components.training.record import TrainingRecord
 from tasks.inputs import make_data
 from tests.components.training.runs import ARM, Experiment, Reference, curve, figures, files, repeatable, switches
 from tests.conftest import small_settings
