@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from components.config import Arm, Settings
-from components.data.prepare import example, load_split
+from components.data.split_files import example, load_split
 from components.errors import UserError
 from components.evaluation.evaluate import Scored, answer, summarize
 from components.evaluation.metrics import Estimate, finite

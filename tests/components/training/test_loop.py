@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from components.config import Settings
-from components.data.prepare import load_split
 from components.data.skills import KINDS, gold_answer
+from components.data.split_files import load_split
 from components.errors import UserError
 from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
