@@ -9,9 +9,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from components.data.example import Example
-from components.data.lengths import BATCH
 from components.errors import UserError
 
+ROWS = 256  # of a batch in the file
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -46,7 +46,7 @@ def write(examples: Iterable[Example], path: Path) -> list[str]:
     partial = path.with_suffix(".partial")
     remaining = iter(examples)
     with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
-        while batch := list(islice(remaining, BATCH)):
+        while batch := list(islice(remaining, ROWS)):
             columns = [[getattr(example, name) for example in batch] for name in SCHEMA.names]
             writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
             ids += [example.id for example in batch]
