@@ -198,7 +198,7 @@ def train(
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
-    check_store(project_root())  # now and not when data and model are made
+    store = check_store(project_root())  # now and not when data and model are made
     data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
@@ -211,7 +211,7 @@ def train(
     from components.training.zero import end_ranks
     from tasks.folder_lock import working_in
 
-    tracker = connect(project_root())
+    tracker = connect(project_root(), store=store)
     with working_in(out):
         record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
     end_ranks()

@@ -52,4 +52,5 @@ class Kept:
         return pause
 
     def end(self) -> None:
+        """End the process, and all that it has started."""
         end_guarded(self._process)

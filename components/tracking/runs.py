@@ -34,14 +34,23 @@ SWEEP_TAG = "thaw.sweep"
 METRIC_NAME = re.compile(r"[\w/.\- ]+")
 
 
-def connect(root: Path, *, timeout: float | None = None, patience: float = 300.0, make: bool = True) -> "Tracker":
+def connect(
+    root: Path,
+    *,
+    timeout: float | None = None,
+    patience: float = 300.0,
+    make: bool = True,
+    store: Store | None = None,
+) -> "Tracker":
     """Open the store of the project in the folder `root`; see `open_store` for where that is and for the options.
+
+    store: the same one, where it is open already.
 
     Raises:
         UserError: no server answers, or the store cannot be used.
         NothingYet: there is no store, and none is to be made.
     """
-    store = open_store(root, timeout=timeout, patience=patience, make=make)
+    store = store or open_store(root, timeout=timeout, patience=patience, make=make)
     return Tracker(root, Path.cwd() / "dvc.lock", store, Registry(store))
 
 
