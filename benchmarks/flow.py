@@ -97,15 +97,20 @@ def project(folder: Path, arms: int) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, home: Path | None = None) -> str:
-    environment = os.environ | {
+def environment(folder: Path, home: Path | None = None) -> dict[str, str]:
+    """What a command finds that is run in a copy of the project; home: Prefect's folder."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    return kept | {
         "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
         "PYTHONPATH": str(folder),
         "PREFECT_HOME": str(home),
     }
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-        environment.pop(name, None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def run(folder: Path, *command: str, home: Path | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder, home), capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed in {folder}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return done.stdout
