@@ -363,7 +363,7 @@ def _arm(settings: Settings, name: str | None) -> Arm:
 def _show_results(settings: Settings, folder: Path) -> None:
     from rich.console import Console
 
-    from components.report.results import collect
+    from components.report.reading import collect
     from components.report.tables import results_table
 
     console = Console()
