@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test team studies picture lint lock audit sbom clean \
+.PHONY: help setup data run test team studies picture lint lock audit sbom clean docs \
 	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
 
 help: ## this list
@@ -37,6 +37,10 @@ studies: data ## what the claims rest on: every sweep of studies/, hours of it; 
 
 picture: setup ## docs/images/sweep-*.svg, drawn of what is kept of a study
 	@$(BIN)/python -m studies.picture
+
+docs: setup ## the documentation, into build/docs/index.html; a warning is an error
+	@$(BIN)/python -m sphinx --conf-dir docs --doctree-dir build/docs-cache --fresh-env --fail-on-warning --quiet . build/docs
+	@echo build/docs/index.html
 
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts

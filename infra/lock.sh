@@ -10,11 +10,11 @@ pin() { .venv/bin/uv pip compile --python-version 3.11 --no-header --no-annotate
 cpu=(--excludes requirements/cpu-excludes.txt)
 
 # uv leaves a list that is there as it is, as far as it still fits.
-pin pyproject.toml --extra team --extra dev --extra cpu "${cpu[@]}" --output-file requirements/cpu.txt || {
+pin pyproject.toml --extra team --extra dev --extra docs --extra cpu "${cpu[@]}" --output-file requirements/cpu.txt || {
     echo "If no torch+cpu was found, name PyTorch's CPU index: make lock TORCH_INDEX=<the CPU index named on pytorch.org>" >&2
     exit 1
 }
-pin pyproject.toml --extra team --extra dev --extra gpu --output-file requirements/gpu.txt
+pin pyproject.toml --extra team --extra dev --extra docs --extra gpu --output-file requirements/gpu.txt
 # A local build of torch satisfies the plain version; its suffix would bind the list to one machine's wheels.
 sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/*.txt
 # Beside the CPU list: what the benchmarks need, TRL alone, and what only servers and cluster workers do.

@@ -46,7 +46,7 @@ class Coefficients:
 
     @property
     def score_only(self) -> "Coefficients":
-        """An ablation: without the answer's gradient, path = 0.
+        """Without the answer's gradient, path = 0; an ablation.
 
         Of GARL that leaves RL with the likelihood of the gold answer as the reward: it follows the part of the gradient
         that goes through the rationales alone, E[score_m grad log p(z_m)], and teaches no rationale its answer.
