@@ -8,9 +8,6 @@ common=(pip compile pyproject.toml --extra team --extra dev --no-header --no-ann
 "$uv" "${common[@]}" --extra gpu --python-version 3.12 -o requirements/gpu.txt
 # A local build of torch satisfies the plain version; its suffix would bind the list to one machine's wheels.
 sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/cpu.txt
-# Beside the tests' versions only TRL is needed for the benchmarks; all it depends on is there.
-"$uv" pip compile pyproject.toml --extra bench --constraint requirements/cpu.txt --no-header --no-annotate --quiet \
-    --excludes requirements/cpu-excludes.txt --python-version 3.11 | grep '^trl==' > requirements/bench.txt
 # What only servers and cluster workers need, beside the CPU list.
 "$uv" pip compile requirements/server.in --constraint requirements/cpu.txt --no-header --no-annotate --quiet --upgrade \
     --python-version 3.11 | grep -vxFf requirements/cpu.txt > requirements/server.txt
