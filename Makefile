@@ -61,7 +61,6 @@ lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error
 
 bench-step: setup ## step time and memory beside TRL, into build/bench (some minutes; QUICK=1 for less)
-	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks.step $(if $(QUICK),--quick)
 
 lock: setup # pin what pyproject.toml asks for; UPGRADE=1 takes the newest versions that fit

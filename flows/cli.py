@@ -16,7 +16,7 @@ import typer
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, plan, probe, registry_commands, schema, theory
+from flows import doctor, gc, plan, probe, push, registry_commands, schema, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
 
 app = typer.Typer(
@@ -284,6 +284,8 @@ app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)
 app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
+app.command()(push.push)
+app.command()(push.card)
 app.command()(theory.theory)
 app.command()(gc.gc)
 app.command()(doctor.doctor)

@@ -10,7 +10,7 @@ mkdir -p build
 rm -f build/audit-*.json
 for stack in cpu gpu; do
     lists=(--requirement "requirements/$stack.txt")
-    [ "$stack" = gpu ] || lists+=(--requirement requirements/bench.txt --requirement requirements/server.txt)
+    [ "$stack" = gpu ] || lists+=(--requirement requirements/server.txt)
     # It ends with 1 both if it finds something and if it fails; only the former writes a report.
     said=$(.venv/bin/uv tool run --quiet --python "$python" pip-audit==2.10.1 "${lists[@]}" --no-deps --disable-pip \
         --vulnerability-service osv --osv-url "$database" --progress-spinner off --aliases on --desc off \

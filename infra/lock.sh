@@ -17,9 +17,7 @@ pin pyproject.toml --extra team --extra dev --extra docs --extra cpu "${cpu[@]}"
 pin pyproject.toml --extra team --extra dev --extra docs --extra gpu --output-file requirements/gpu.txt
 # A local build of torch satisfies the plain version; its suffix would bind the list to one machine's wheels.
 sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/*.txt
-# Beside the CPU list: what the benchmarks need, TRL alone, and what only servers and cluster workers do.
-bench=$(pin pyproject.toml --extra bench "${cpu[@]}" --constraint requirements/cpu.txt $(keep requirements/bench.txt) | grep '^trl==')
+# Beside the CPU list: what only servers and cluster workers need.
 server=$(pin requirements/server.in --constraint requirements/cpu.txt $(keep requirements/server.txt) | grep -vxFf requirements/cpu.txt)
-echo "$bench" > requirements/bench.txt
 echo "$server" > requirements/server.txt
 "$python" -c 'from infra.pins import write_versions; write_versions()'

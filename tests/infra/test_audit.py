@@ -69,7 +69,7 @@ def test_every_pinned_version_is_asked_for_and_silence_is_no_answer(database: Th
     [named, told] = done.stdout.splitlines()
     assert named == f"jinja2 {pins(LISTS['CPU'])['jinja2']}: CVE-0, TEST-1, mended in 99"
     assert told.endswith("of which advisories name 1.")
-    files = (*LISTS.values(), "requirements/bench.txt", "requirements/server.txt")
+    files = (*LISTS.values(), "requirements/server.txt")
     assert set(Database.asked) == {f"{name}=={version}" for file in files for name, version in pins(file).items()}
     database.shutdown()
     database.server_close()
