@@ -148,7 +148,7 @@ def _raise_failures(futures: list[PrefectFuture[str]]) -> None:
 
 def _publish(folder: Path, settings: Settings) -> None:
     """Show the results where people look: the report with the sweep's MLflow run, the figures in Prefect's page."""
-    from components.report.results import collect
+    from components.report.reading import collect
     from components.report.verdict import headline
     from components.tracking.runs import connect
 

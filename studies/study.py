@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.config import load_settings
 from components.errors import UserError
 from components.forecast import recommended
-from components.report.results import Results, collect
+from components.report.reading import collect
+from components.report.results import Results
 from flows.options import PARAMS
 from flows.parameters import Changes
 
