@@ -16,7 +16,7 @@ import typer
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, plan, probe, registry_commands, theory
+from flows import doctor, gc, plan, probe, push, registry_commands, schema, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
 
 app = typer.Typer(
@@ -198,7 +198,7 @@ def train(
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
-    check_store(project_root())  # now and not when data and model are made
+    store = check_store(project_root())  # now and not when data and model are made
     data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
@@ -211,7 +211,7 @@ def train(
     from components.training.zero import end_ranks
     from tasks.folder_lock import working_in
 
-    tracker = connect(project_root())
+    tracker = connect(project_root(), store=store)
     with working_in(out):
         record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
     end_ranks()
@@ -298,9 +298,12 @@ app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)
 app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
+app.command()(push.push)
+app.command()(push.card)
 app.command()(theory.theory)
 app.command()(gc.gc)
 app.command()(doctor.doctor)
+app.command()(schema.schema)
 
 
 # All that PyTorch says of a checkpoint file that does not fit.

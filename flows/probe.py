@@ -29,7 +29,7 @@ def probe(
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
-    check_store(project_root())  # now and not when data and model are made
+    store = check_store(project_root())  # now and not when data and model are made
     data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
@@ -38,7 +38,7 @@ def probe(
     from components.tracking.runs import connect
     from tasks.probe import run_probe
 
-    found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root()))
+    found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root(), store=store))
     if speaks():
         _show(settings, found)
 

@@ -46,10 +46,12 @@ def evaluate_model(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         start_ranks()
     ranks = Ranks()
-    folder, version = _find(model)
-    trained = _training_record(folder)
+    folder, version = find_model(model)
+    trained = training_record(folder)
     if trained is not None:
-        version, record = _registered(trained), record or split
+        version, record = registered(trained), record or split
+        if version is None:
+            say(f"{trained['model_name']}/{trained['model_version']} is not in this MLflow store; figures are in files")
     elif record and version is None:
         raise UserError(f"{model} is no registered version, which alone can keep an evaluation as '{record}'.")
     examined = digest(*(part for item in examples for part in (item.id, item.prompt, *item.answers)))
@@ -94,7 +96,7 @@ def registry() -> "Registry":
     return connect(project_root(), make=False).registry
 
 
-def _find(model: str) -> "tuple[Path, Version | None]":
+def find_model(model: str) -> "tuple[Path, Version | None]":
     """The folder of a model, and the version that its name stands for."""
     if Path(model).is_dir():
         check_model(Path(model))
@@ -106,7 +108,7 @@ def _find(model: str) -> "tuple[Path, Version | None]":
     return found.download(version.reference), version
 
 
-def _training_record(folder: Path) -> dict[str, Any] | None:
+def training_record(folder: Path) -> dict[str, Any] | None:
     """What `thaw train` wrote beside its final folder, if that is where the model is from."""
     path = folder.parent / "train.json"
     if folder.name != "final" or not path.exists():
@@ -122,8 +124,8 @@ def _describe(settings: Settings, trained: dict[str, Any] | None) -> dict[str, A
     return described
 
 
-def _registered(trained: dict[str, Any]) -> "Version | None":
-    """The version of a trained checkpoint; None, and said, where the registry is not the one it was trained with."""
+def registered(trained: dict[str, Any]) -> "Version | None":
+    """The version of a trained checkpoint; None where the registry is not the one it was trained with."""
     from components.tracking.store import NothingYet
 
     reference = f"{trained['model_name']}/{trained['model_version']}"
@@ -133,7 +135,6 @@ def _registered(trained: dict[str, Any]) -> "Version | None":
             version = found.find(reference)
             if version.run_id == trained["mlflow_run_id"]:
                 return version
-    say(f"{reference} is not in this MLflow store; its figures are kept in files alone")
     return None
 
 

@@ -1,11 +1,11 @@
 """Work on several processes: this command again, on all of them, by DeepSpeed's launcher."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
+from components.addresses import free_port
 from components.config import ComputeSettings
 from components.errors import TemporaryError
 
@@ -23,7 +23,7 @@ def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
     Raises:
         TemporaryError: a process was killed.
     """
-    place = [f"--num_gpus={compute.processes}", f"--master_port={_free_port()}"]
+    place = [f"--num_gpus={compute.processes}", f"--master_port={free_port('')}"]
     if compute.hostfile is not None:
         place = [f"--hostfile={compute.hostfile}"]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *place, "--no_local_rank", "--module", "flows.cli"]
@@ -34,9 +34,3 @@ def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
             f"a training process was killed by signal {256 - status}; run it again to resume from the last checkpoint."
         )
     return status
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]

@@ -142,6 +142,10 @@ def answer(
 
 
 def score(example: Example, answers: list[str], task: str) -> Scored:
+    """Judge the sampled answers to one example, each by itself and by the vote of all of them.
+
+    task: decides how answers are normalised, and whether numbers are compared by value (FinQA).
+    """
     votes = [normalize(answer, task) for answer in answers]
     correct = [is_correct(answer, example.answers, task) for answer in answers]
     elected = majority(votes)

@@ -1,6 +1,7 @@
 """The report: one page that explains itself and needs no network, and results.json beside it."""
 
 import base64
+import csv
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ HERE = Path(__file__).parent
 
 
 def write_report(build: Path, arms: Sequence[str], seeds: Sequence[int], out: Path) -> Results:
-    """Write out/index.html and out/results.json from what the earlier steps left in the build folder.
+    """Write out/index.html, results.json and two tables of curves from what the earlier steps left in the build folder.
 
     Raises:
         UserError: a file is missing or damaged, or not every run was evaluated on the same examples.
@@ -34,7 +35,20 @@ def write_report(build: Path, arms: Sequence[str], seeds: Sequence[int], out: Pa
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(sections.results_json(results), encoding="utf-8")
     (out / "index.html").write_text(render(results), encoding="utf-8", errors="replace")
+    for name, column in (("p", "train/p_estimate"), ("validation", f"validation/maj_at_{results.k}")):
+        _write_curves(results, column, name, out / f"{name}.csv")
     return results
+
+
+def _write_curves(results: Results, column: str, name: str, path: Path) -> None:
+    """One figure of every arm and seed by step, a row each, as `dvc plots` draws them in one chart."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["arm", "seed", "step", name])
+        for arm in results.arms:
+            for run in arm.runs:
+                known = zip(run.curves["step"].tolist(), run.curves.get(column, np.array([])).tolist(), strict=False)
+                rows.writerows([arm.name, run.seed, int(step), value] for step, value in known if not math.isnan(value))
 
 
 def render(results: Results) -> str:

@@ -82,7 +82,11 @@ def installation(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Iter
     automations.write_text(shortened)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(project.prefect))
-        with own_server() as url, temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        with (
+            own_server() as (url, _),
+            temporary_settings({PREFECT_API_URL: url}),
+            get_client(sync_client=True) as client,
+        ):
             yield Installation(project, client, url)
 
 

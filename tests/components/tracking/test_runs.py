@@ -63,7 +63,7 @@ def test_metrics_are_all_there_at_the_end(tracker: Tracker) -> None:
 
 
 def test_metrics_are_sent_while_the_run_goes_on(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.tracking.runs.FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr("components.tracking.metric_writer.FLUSH_SECONDS", 0.05)
     with tracker.run("arm") as run:
         run.metrics(1, {"loss": 1.0})
         wait_for(lambda: history(tracker, run.id, "loss") == [(1, 1.0)])
@@ -120,6 +120,17 @@ def test_resuming_with_other_settings_or_nothing_is_an_error(tracker: Tracker) -
     tracker.store.client.delete_run(run.id)
     with pytest.raises(UserError, match="was deleted; restore it"):
         tracker.run("arm", resume=run.id)
+
+
+def test_arms_that_start_at_once_note_the_same_data(tracker: Tracker) -> None:
+    runs = [connect(tracker.root).run(f"arm-{number}") for number in range(8)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for digest in map(str, range(3)):
+            list(pool.map(lambda run, digest=digest: run.dataset("skills", "build/data", digest), runs))
+    for run in runs:
+        noted = tracker.store.client.get_run(run.id).inputs.dataset_inputs
+        assert sorted(entry.dataset.digest for entry in noted) == ["0", "1", "2"]
+        run.finish()
 
 
 def test_the_digest_of_a_dataset_is_kept(tracker: Tracker) -> None:
@@ -256,7 +267,7 @@ def test_a_server_that_goes_away_for_a_while_loses_no_metric(
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        monkeypatch.setattr("components.tracking.runs.FLUSH_SECONDS", 0.2)
+        monkeypatch.setattr("components.tracking.metric_writer.FLUSH_SECONDS", 0.2)
         tracker = connect(tmp_path, patience=60)
         with tracker.run("arm", parent=tracker.sweep("skills", "abc")) as run:
             version = run.register(checkpoint, "thaw-skills", step=0, tags={}, metrics={"validation/maj_at_16": 0.5})

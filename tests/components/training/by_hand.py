@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from components.config import OF_REWARDS, Arm, Method, TrainSettings
 from components.randomness import generator
 from components.rollout.engine import Rollout
-from components.training.batches import Group, Piece
+from components.training.batches import Group, GroupSlice
 from components.training.trainer import Trainer
 from components.training.zero import full_weights
 from tests.components.models import plain_logprobs
@@ -62,8 +62,8 @@ def make_groups(
     return groups
 
 
-def whole(groups: Sequence[Group]) -> list[Piece]:
-    return [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
+def whole(groups: Sequence[Group]) -> list[GroupSlice]:
+    return [GroupSlice(group, tuple(range(len(group.rollouts)))) for group in groups]
 
 
 # By hand
@@ -179,3 +179,11 @@ def difference(one: PreTrainedModel | dict[str, Tensor], other: PreTrainedModel 
     first, second = (item if isinstance(item, dict) else state(item) for item in (one, other))
     assert first.keys() == second.keys()
     return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def useless(arm: str) -> list[Group]:
+    """Nothing to learn from: equal rewards, or weights so small that they are zero at q = 0."""
+    groups = make_groups(arm, seed=9)
+    if arm == "grpo":
+        return [replace(group, reward=[float(number % 2)] * M) for number, group in enumerate(groups)]
+    return [replace(group, answers=[tuple(range(VOCABULARY)) * 60] * M) for group in groups]

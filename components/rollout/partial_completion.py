@@ -6,7 +6,7 @@ from components.policy.markers import Markers
 from components.rollout.engine import Rollout, Sampling
 
 
-class Draft:
+class PartialCompletion:
     """For engines that are asked for ids by request: a request ends at a stop id or at a length.
 
     The rationale closes where the marker is first complete, and the answer may follow in the same request. Where it
@@ -49,6 +49,7 @@ class Draft:
             self.rationale_length = len(self.ids)
 
     def rollout(self) -> Rollout:
+        """What has been sampled, as a finished rollout: once `next_request` has no more to ask for."""
         stopped = self._turn_ended() if self.sampling.answers else self.forced_end == 0
         return Rollout(
             prompt_ids=self.prompt,
