@@ -141,8 +141,8 @@ class Shown:
     prompt: str
     gold: str
     share: float
-    right: tuple[str, str] | None
-    wrong: tuple[str, str] | None
+    right: Sequence[str] | None
+    wrong: Sequence[str] | None
 
 
 @dataclass(frozen=True)

@@ -176,11 +176,16 @@ def test_what_others_wrote_is_text_and_runs_nothing(browser, tmp_path: Path) -> 
         path.write_text("".join(json.dumps(line).replace('"plain"', json.dumps(EVIL)) + "\n" for line in lines))
     for path in [*build.rglob("evaluation.json"), *build.rglob("train.json")]:
         record = json.loads(path.read_text())
-        path.write_text(json.dumps({name: EVIL if name in ("task", "model_name") else record[name] for name in record}))
+        record |= {name: EVIL for name in ("task", "model_name", "commit") if name in record}
+        for shown in (item for items in record.get("shown", {}).values() for item in items):
+            shown |= {"prompt": EVIL, "gold": EVIL, "wrong": [EVIL, EVIL]}
+        path.write_text(json.dumps(record))
     write_report(build, arms, [0], build / "report")
     with Reader(browser, (build / "report/index.html").as_uri()) as reader:
         assert (reader.page.locator("#answers h3").first.text_content() or "").startswith(EVIL[:40])
         assert EVIL in (reader.page.locator("h1").text_content() or "")
+        assert EVIL in (reader.page.locator("#rollouts .said small").first.text_content() or "")
+        assert EVIL in (reader.page.locator("#runs .lineage code").first.text_content() or "")
         for plot in reader.page.locator(".plot").all():
             plot.focus()
             reader.page.keyboard.press("Home")
