@@ -266,11 +266,25 @@ def evaluate(
 @app.command()
 def report(
     build: Annotated[Path, typer.Option(help="The build with train, evaluate and probe.")] = BUILD,
-    out: Annotated[Path, typer.Option(help="Where index.html and results.json go.")] = BUILD / "report",
+    out: Annotated[
+        Path | None, typer.Option(help="Where index.html and results.json go.", show_default="build/report")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Instead, gather all sweeps' reports in one folder, build/reports.")
+    ] = False,
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Put the results of a sweep on one page, and into results.json."""
+    """Put the results of a sweep on one page, and into results.json; or gather the pages of all sweeps."""
+    if every:
+        from components.report.gallery import write_gallery
+        from tasks.workspace import finished_reports
+
+        out = out or BUILD / "reports"
+        entries = write_gallery(finished_reports(), out)
+        typer.echo(f"gathered {len(entries)}: {out / 'index.html'}, and beside it all that it leads to")
+        return
+    out = out or BUILD / "report"
     settings = load_settings(params, overrides or [])
     from components.report.page import write_report
 

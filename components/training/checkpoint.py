@@ -27,6 +27,8 @@ class RunState:
     versions: dict[str, int] = field(default_factory=dict)  # step to registered model version
     # By step of validation: `right`, 1 or 0, and `log_p` of every problem, None for log 0. A race decides by them.
     validated: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    # By step of the first and of the last validation: rollouts of a few problems as text (see shown.py).
+    shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     # Rollouts of the next step, by place, where they were sampled a step ahead, from weights that are gone.
     ahead: list[list[dict[str, Any]]] = field(default_factory=list)
 
