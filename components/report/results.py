@@ -66,6 +66,7 @@ class Samples:
     vote_correct: bool
     value: list[bool] | None = None
     kind: str = ""
+    rationale: str = ""  # of the first answer
 
     @property
     def accuracy(self) -> float:
