@@ -11,6 +11,8 @@ from typing import Any
 from components.errors import UserError
 from components.training.ranks import Ranks
 
+BEGUN = "begun"
+
 
 @dataclass
 class RunState:
@@ -63,6 +65,23 @@ def save_state(root: Path, state: RunState, save_trainer: Callable[[Path], objec
             if older != folder:
                 shutil.rmtree(older)
     ranks.wait()
+
+
+def save_begun(root: Path, state: RunState) -> None:
+    """Write down that a run has begun; the first `save_state` takes its place."""
+    write_folder(
+        root / BEGUN, lambda partial: (partial / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
+    )
+
+
+def begun_state(root: Path, identity: dict[str, Any]) -> RunState:
+    """That of a run without `find_state`; killed once before, it still has the same MLflow run."""
+    path = root / BEGUN / "state.json"
+    if path.is_file():
+        state = RunState(**json.loads(path.read_text(encoding="utf-8")))
+        if state.identity == identity:
+            return state
+    return RunState(identity)
 
 
 def _partial(folder: Path) -> Path:

@@ -25,10 +25,11 @@ from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine, sampled_model
 from components.tracking.runs import Run, Tracker
 from components.training.checkpoint import (
-    RunState,
+    begun_state,
     find_state,
     load_state,
     refuse_other,
+    save_begun,
     save_state,
     write_folder,
 )
@@ -113,7 +114,7 @@ class _ArmRun:
         )
         self.trainer = open_trainer(settings, arm, seed, base)
         self.sampled = sampled_model(settings, base, self.trainer.own_model)
-        self.state = RunState(identity)
+        self.state = begun_state(out / "state", identity)
         found = find_state(out / "state")
         if found is not None:
             self.state = load_state(found, identity)
@@ -206,7 +207,8 @@ class _ArmRun:
         )
         if self.state.mlflow_run_id is None:
             run.dataset(settings.task.name, str(self.data), identity["data"])
-        self.state.mlflow_run_id = run.id
+            self.state.mlflow_run_id = run.id
+            save_begun(self.out / "state", self.state)
         return run
 
     def _tags(self) -> dict[str, str]:
