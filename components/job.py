@@ -66,6 +66,11 @@ class Job:
             return "interrupted" if self.ended == INTERRUPTED else "failed"
         return "running" if self._lives() else "killed"
 
+    def interrupt_stages(self) -> None:
+        """Those that ran when the sweep's process ended, which ended with it."""
+        for stage in self.stages.values():
+            stage.state = INTERRUPTED if stage.state == "running" else stage.state
+
     def _lives(self) -> bool:
         if self.host != socket.gethostname():
             return True  # nobody knows better here
@@ -90,7 +95,8 @@ class _Note:
         if self._silent or self._over or (early and not now):
             return
         with self._lock, suppress(OSError):
-            if not self._written and (other := read_job(self.file)) and other.state == "running":
+            other = None if self._written else read_job(self.file)
+            if other and other.state == "running" and other.host == job.host:
                 self._silent = True  # somebody else is at the same
                 return
             job.told, self._written = moment, True
@@ -106,8 +112,7 @@ class _Note:
                 self.file.unlink(missing_ok=True)
         elif self._written:
             self.job.ended = _why(error)
-            for stage in self.job.stages.values():
-                stage.state = INTERRUPTED if stage.state == "running" else stage.state
+            self.job.interrupt_stages()
             self.write(now=True)
         self._over = True  # a stage's thread may end later
 
@@ -117,20 +122,27 @@ _notes: list[_Note] = []  # the innermost last
 
 @contextmanager
 def working_on(
-    what: str, folder: Path, *, build: Path = Path(), name: str = "", stages: Iterable[str] = (), parallel: int = 1
+    what: str,
+    folder: Path,
+    *,
+    build: Path = Path(),
+    name: str = "",
+    stages: Iterable[str] = (),
+    parallel: int = 1,
+    said: str = "",
 ) -> Iterator[Job]:
-    """Keep a file about the work inside, from the first sign of progress on.
+    """Keep a file about the work inside, from the first sign of progress on; with `stages` or `said` from now on.
 
     folder: that is made. build: below which the file lies. name: of the file; by default after `folder`.
-    stages: of a sweep, which is noted at once.
+    stages: of a sweep, `parallel` of which run at the same time.
     """
     job = Job(
         what, str(folder.resolve()), own_command(), socket.gethostname(), os.getpid(), psutil.Process().create_time(),
-        time.time(), stages={stage: Stage() for stage in stages}, parallel=parallel,
+        time.time(), stages={stage: Stage() for stage in stages}, parallel=parallel, said=said,
     )  # fmt: skip
-    note = _Note(build / JOBS / f"{name or _name(folder, build)}.json", job, silent=not speaks())
+    note = _Note(build / JOBS / f"{name or file_name(folder, build)}.json", job, silent=not speaks())
     _notes.append(note)
-    if job.stages:
+    if stages or said:
         note.write(now=True)
     try:
         yield job
@@ -163,11 +175,11 @@ def running_stage(name: str) -> Iterator[Stage]:
         if note:
             note.write(now=True)
         yield stage
-        stage.seconds = time.time() - stage.began
     except BaseException as error:
         stage.state, stage.why = "failed", _why(error)
         raise
     finally:
+        stage.seconds = time.time() - stage.began
         if note:
             note.write(now=True)
 
@@ -181,9 +193,21 @@ def read_job(file: Path) -> Job | None:
     """What a file says; None where there is none, or none of this version."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return Job(**found | {"stages": {name: Stage(**stage) for name, stage in found["stages"].items()}})
+        job = Job(**found | {"stages": {name: Stage(**stage) for name, stage in found["stages"].items()}})
     except (OSError, ValueError, TypeError, KeyError):
         return None
+    if job.state != "running":
+        job.interrupt_stages()
+    return job
+
+
+def file_name(folder: Path, build: Path) -> str:
+    """What the file about a folder is called: build/train/grpo/0 gives train-grpo-0, as its stage does."""
+    place = folder.resolve()
+    for above in ((build / "build").resolve(), build.resolve()):
+        if place.is_relative_to(above):
+            return as_folder(str(place.relative_to(above)))[-LONGEST:]
+    return as_folder(str(place).strip("/"))[-LONGEST:]
 
 
 def stage_file(stage: str, suffix: str) -> Path:
@@ -203,15 +227,6 @@ def own_command() -> str:
 def speaks() -> bool:
     """Whether this process is the first of those that a launcher started, or alone."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _name(folder: Path, build: Path) -> str:
-    """The name of a folder's file: build/train/grpo/0 is train-grpo-0, as the file of its stage."""
-    place = folder.resolve()
-    for above in ((build / "build").resolve(), build.resolve()):
-        if place.is_relative_to(above):
-            return as_folder(str(place.relative_to(above)))[-LONGEST:]
-    return as_folder(str(place).strip("/"))[-LONGEST:]
 
 
 def _why(error: BaseException | None) -> str:

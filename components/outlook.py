@@ -8,6 +8,8 @@ from pathlib import Path
 
 from components.job import Job, read_job, stage_file
 
+TOLD = ("running", "waiting", "paused", "failed", "interrupted")  # states of arms, in this order
+
 
 def parts_of(sweep: Job) -> dict[str, Job]:
     """What the processes of a sweep's running stages say of themselves."""
@@ -40,12 +42,13 @@ def time_left(sweep: Job, parts: Mapping[str, Job], now: float) -> tuple[float, 
 
 
 def whole(sweep: Job) -> str:
-    """How far a sweep is and how long it still takes: `2 of 8 trained, 2 train; about 12:30 left`."""
+    """How far a sweep is and how long it still takes: `2 of 8 arms trained, 2 running, 4 waiting; about 12:30 left`."""
     states = Counter(stage.state for name, stage in sweep.stages.items() if _kind(name) == "train")
     done = states["built"] + states["up to date"]
     counted = [f"{done} of {states.total()} arms trained"]
-    words = {"running": "running", "waiting": "waiting", "paused": "paused", "failed": "failed"}
-    counted += [f"{states[state]} {word}" for state, word in words.items() if states[state]]
+    counted += [f"{states[state]} {state}" for state in TOLD if states[state]]
+    if sweep.state != "running":
+        return ", ".join(counted)
     seconds, known = time_left(sweep, parts_of(sweep), time.time())
     if not seconds and not known:
         return ", ".join(counted)

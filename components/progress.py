@@ -19,12 +19,24 @@ TERMINAL_SECONDS, LINE_SECONDS = 0.2, 10  # between two looks
 
 
 class Progress(Generic[Item]):
-    """What is gone through, and how far it is. done: how much an earlier process has done of `total`."""
+    """What is gone through, and how far it is.
+
+    done: how much an earlier process has done of `total`. at_once: show it from the beginning, not only if it lasts.
+    """
 
     _open: ClassVar[list["Progress"]] = []  # the first one tells how far the whole work is
 
-    def __init__(self, items: Iterable[Item], description: str, *, total: int | None = None, done: int = 0) -> None:
+    def __init__(
+        self,
+        items: Iterable[Item],
+        description: str,
+        *,
+        total: int | None = None,
+        done: int = 0,
+        at_once: bool = False,
+    ) -> None:
         self._items, self._description = items, description
+        self._delay = 0 if at_once else SHOWN_AFTER
         length = len(items) if hasattr(items, "__len__") else None
         self._total = done + length if total is None and length is not None else total
         self._first = self._done = done
@@ -68,7 +80,7 @@ class Progress(Generic[Item]):
         terminal = rewrites_lines()
         return tqdm(
             self._items, desc=self._description, total=self._total, initial=self._first, smoothing=0,
-            mininterval=TERMINAL_SECONDS if terminal else LINE_SECONDS, delay=SHOWN_AFTER,
+            mininterval=TERMINAL_SECONDS if terminal else LINE_SECONDS, delay=self._delay,
             leave=None if terminal else False, position=None if terminal else 0, ascii=None if terminal else True,
             miniters=1, dynamic_ncols=terminal, bar_format=self._format(terminal), file=None if terminal else _Lines(),
             disable=not speaks(),

@@ -166,7 +166,7 @@ class _ArmRun:
             open_engine(self.settings, self.sampled, self.base, markers, self.ranks) as engine,
             self._stream(engine) as stream,
         ):
-            for step in (shown := Progress(steps, name, done=steps.start)):
+            for step in (shown := Progress(steps, name, done=steps.start, at_once=True)):
                 started = time.perf_counter()
                 metrics, speed = self._step(stream, run, step)
                 validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
