@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test team studies lint lock clean \
+.PHONY: help setup data run test team studies picture lint lock clean \
 	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
 
 help: ## this list
@@ -35,6 +35,9 @@ team: data ## a team's servers on this machine, without containers, until ctrl-C
 studies: data ## what the claims rest on: every sweep of studies/, hours of it; interrupted, it goes on
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m studies
 
+picture: setup ## docs/images/sweep-*.svg, drawn of what is kept of a study
+	@$(BIN)/python -m studies.picture
+
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts
 
@@ -57,7 +60,7 @@ bench-step: setup ## step time and memory beside TRL, into build/bench (some min
 	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks.step $(if $(QUICK),--quick)
 
-lock: setup # pin the newest versions that fit pyproject.toml
+lock: setup # pin what pyproject.toml asks for; UPGRADE=1 takes the newest versions that fit
 	@bash infra/lock.sh
 
 clean: ## remove what was built, not what was installed or registered

@@ -46,11 +46,15 @@ def main() -> None:
             row["mfu"] = model_flops(case) / row["step_seconds"] / (peak * 1e12) if peak else None
             results.append(row | {"gpu": gpu})
             print(json.dumps(results[-1]), file=sys.stderr)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    text = f"{gpu}\n\n{table(results)}\n" + "".join(f"- {_mfu(row)}\n" for row in results)
-    (options.out / "gpu.md").write_text(text, encoding="utf-8")
-    print(text)
+            _write(results, options.out)  # each time: whoever rents a GPU may have to stop early
+    print((options.out / "gpu.md").read_text(encoding="utf-8"))
+
+
+def _write(results: list[Result], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = f"{results[0]['gpu']}\n\n{table(results)}\n" + "".join(f"- {_mfu(row)}\n" for row in results)
+    (out / "gpu.md").write_text(text, encoding="utf-8")
 
 
 def peak_tflops() -> float | None:

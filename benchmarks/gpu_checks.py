@@ -90,6 +90,8 @@ def training(_: str, folder: Path) -> Figures:
     from tasks.inputs import make_data
 
     settings = load_settings(overrides=["train.steps=60", "train.validate_every=10", "teaching.steps=300"])
+    if not Path(settings.task.path).is_dir():
+        raise NotHere(f"there is no {settings.task.path}; `make data` brings it")
     make_data(settings, folder / "data")
     make_base(settings, folder / "base")
     inputs = {"data": folder / "data", "base": folder / "base", "out": folder / "run", "tracker": connect(folder)}

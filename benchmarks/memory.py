@@ -19,10 +19,11 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.peak import live, peak, peak_of, reset_peak
-from components.capacity import capacity, micro_batch_bytes
+from components.addresses import free_port
+from components.capacity import capacity
 from components.config import Arm, Settings, load_settings
+from components.pass_memory import micro_batch_bytes
 from components.rollout.engine import Rollout
-from components.rollout.server_process import free_port
 from components.training.batches import Group
 from components.training.ranks import Ranks
 from components.training.trainer import Trainer

@@ -1,6 +1,7 @@
-"""Addresses of services as people are shown them: without the user names and passwords that they may carry."""
+"""Addresses of services: as people are shown them, without user names and passwords, and ports that are free."""
 
 import re
+import socket
 
 from components.errors import Refused, UserError
 
@@ -26,3 +27,10 @@ def postgres_trouble(uri: str, error: Exception, setting: str) -> UserError:
             f"PostgreSQL at {shown(uri)} does not know this user or database; create it, or correct {setting}."
         )
     return UserError(f"PostgreSQL at {shown(uri)} does not answer; start it, or correct {setting}. ({shown(said)})")
+
+
+def free_port(host: str) -> int:
+    """A port of this machine's address `host` that nobody listens to at the moment; "" is all of its addresses."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]

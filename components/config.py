@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,9 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from components.addresses import shown
 from components.errors import UserError
 from components.objective.commitment import Commitment, Course
+from components.settings_file import NO_TEXT, first_sentence, read_settings
 
 
 class Method(StrEnum):
@@ -55,10 +53,6 @@ SPECIAL_CASES = {
 }
 
 PLACEMENTS = ("colocated", "sleeping", "server")  # of vLLM, beside the URLs of servers
-
-LARGEST_FILE = 1 << 20  # characters of a settings file
-SHOWN = 200  # characters of a wrong value
-NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 ARM_PATTERN = re.compile(r"(?P<method>[a-z-]+?)(?:-q(?P<q>[0-9a-z.-]+))?")
 
@@ -141,12 +135,19 @@ def _arm_name(name: str) -> str:
 ArmName = Annotated[str, AfterValidator(_arm_name)]
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Examples = Annotated[Positive, Field(json_schema_extra={"unit": "examples"})]
+Rollouts = Annotated[Positive, Field(json_schema_extra={"unit": "rollouts"})]
+Steps = Annotated[Positive, Field(json_schema_extra={"unit": "steps"})]
+Tokens = Annotated[Positive, Field(json_schema_extra={"unit": "tokens"})]
+FRACTION: Any = {"unit": "fraction of 1"}
 # By name; of the embedded task also the P of all its problems.
 Start = Literal["mixed", "cold", "warm", "colder"] | Annotated[float, Field(gt=0, le=0.1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """Some settings. Each has a docstring: its meaning in the first sentence, then when to change it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @field_validator("*")
     @classmethod
@@ -162,43 +163,100 @@ class TaskSettings(Section):
     """Which questions, and how much of the task their prompts give away."""
 
     name: Literal["skills", "finqa", "hotpotqa", "musique", "jsonl"]
-    path: str  # the folder with the raw files
+    """The data set: skills is the embedded one, jsonl your own {prompt, answer} lines. Set it together with
+    task.path and task.start."""
+
+    path: str
+    """The folder with the raw files, relative to where Thaw runs. Change it for data that lies elsewhere; `thaw data
+    fetch` fills raw/TASK."""
+
     start: Start
-    kinds: Annotated[list[str], Field(min_length=1)] | None  # of problems that are kept; null keeps all
-    train: Positive | None  # the most examples of each split; null takes all
-    validation: Positive | None
-    test: Positive | None
-    seed: Seed  # of the split, and of the wrong labels
-    label_noise: Annotated[float, Field(ge=0, lt=1)]  # the share of training answers replaced by another example's
-    max_prompt_tokens: Positive | None  # null: what the model's context leaves beside rollout.max_new_tokens
-    long_prompts: Literal["shorten", "drop"]  # what becomes of longer ones
+    """How much the prompts give away: cold asks the bare question, warm says how to answer and uses the model's
+    chat template. Use cold for a base model and warm for one that was tuned to follow instructions. The embedded
+    task alone also has mixed, colder, and a number up to 0.1, the P of all its problems."""
+
+    kinds: Annotated[list[str], Field(min_length=1)] | None
+    """The kinds of problems that are kept; null keeps all. Name some, such as [sort], to study them alone."""
+
+    train: Examples | None
+    """The most training examples; null takes all. Lower it for a quick trial: which ones stay depends on task.seed
+    alone."""
+
+    validation: Examples | None
+    """The most examples by which checkpoints are chosen; null takes all. Fewer make validation faster and the
+    choice noisier."""
+
+    test: Examples | None
+    """The most held-out examples for the final figures; null takes all. More make their intervals narrower."""
+
+    seed: Seed
+    """Of the split into training, validation and test, and of the wrong labels. Change it to see whether a result
+    depends on the split."""
+
+    label_noise: Annotated[float, Field(ge=0, lt=1, json_schema_extra=FRACTION)]
+    """The share of training answers that are replaced by another example's. Raise it above 0 only to study what
+    each q does with wrong labels."""
+
+    max_prompt_tokens: Tokens | None
+    """The longest prompt; null takes what the model's context leaves beside rollout.max_new_tokens. Set it where
+    long prompts do not fit into memory."""
+
+    long_prompts: Literal["shorten", "drop"]
+    """What becomes of longer prompts: shorten leaves out paragraphs that the answer does not need, drop the
+    example. Take drop where every prompt must be whole."""
 
 
 class HubSource(Section):
     """A data set on the Hugging Face hub."""
 
-    repository: str  # its id, or a folder with the same files
-    config: str | None  # where the repository has several
-    revision: str | None  # a commit, tag or branch; null: the newest
+    repository: str
+    """The data set's id on the Hugging Face hub, or a folder with the same files. Change it to fetch from a mirror."""
+
+    config: str | None
+    """Which of the repository's configurations; null where it has one alone. Set it where `thaw data fetch` says
+    that there are several."""
+
+    revision: str | None
+    """A commit, tag or branch; null takes the newest. Keep a commit, so that everybody fetches the same."""
 
 
 class ModelSettings(Section):
     """The base model: the embedded one, a local folder or a Hugging Face repository."""
 
-    name: str  # "embedded", a folder, or a repository id such as Qwen/Qwen3-0.6B
-    revision: str | None  # a commit of the repository
+    name: str
+    """The base model: embedded, a folder, or a Hugging Face repository such as Qwen/Qwen3-0.6B. Set it to the model
+    that you want to thaw; safetensors alone are read."""
+
+    revision: str | None
+    """The repository's commit, tag or branch; null takes the newest. Set it for a model from the hub, so that a
+    later run starts from the same."""
+
     dtype: Literal["float32", "bfloat16"]
-    end_of_thinking: str  # the text that closes a rationale
-    answer_prefix: str  # what stands between the rationale and the gold answer
+    """The numbers that the model computes with. Take bfloat16 on GPUs, for half the memory, and float32 on CPUs."""
+
+    end_of_thinking: str
+    """The text that closes a rationale. Set it to the model's own, which its tokenizer should know as one token."""
+
+    answer_prefix: str
+    """What stands between the end of the rationale and the answer. Set what the model was trained to write there:
+    two line breaks for Qwen3."""
 
 
 class TeachingSettings(Section):
     """How the embedded model is taught its skills before the experiment starts."""
 
-    steps: Positive
-    batch_size: Positive
+    steps: Steps
+    """Updates by which the embedded model is taught its skills; other models ignore it. Lower it for quick trials
+    of the pipeline alone, for P then differs."""
+
+    batch_size: Annotated[Positive, Field(json_schema_extra={"unit": "texts"})]
+    """Texts of one such update. Change it only to make another base model."""
+
     learning_rate: Annotated[float, Field(gt=0)]
+    """The step size of AdamW while the model is taught. Change it only to make another base model."""
+
     seed: Seed
+    """Of the embedded model's first weights and texts. Change it to see whether a result depends on the base model."""
 
 
 def _check_placement(value: object) -> object:
@@ -218,18 +276,55 @@ class RolloutSettings(Section):
     """How rationales are sampled."""
 
     engine: Literal["transformers", "vllm"]
-    group_size: Positive  # M, rollouts of one example
-    max_new_tokens: Positive  # of rationale and answer together
-    answer_reserve: Positive  # of those, kept free for the answer
-    batch_rollouts: Positive  # the most rollouts the Transformers engine samples at once
-    timeout_seconds: Annotated[float, Field(gt=0)]  # of one engine call
-    placement: Annotated[str | list[str], BeforeValidator(_check_placement)]  # of vLLM
-    server_options: list[str]  # of `vllm serve`
-    transfer: Literal["file", "broadcast", "adapters"]  # how servers get new weights
-    weights_folder: str | None  # where servers at URLs find new weights
-    staleness: Annotated[int, Field(ge=0, le=1)]  # updates by which a step's rollouts may be older than its weights
-    table_every: Annotated[int, Field(ge=0)]  # steps between tables of rollouts; 0 for none
-    table_rows: Positive
+    """What samples: transformers needs no set-up and is quicker for tiny models, vllm is quicker for real ones.
+    Take vllm on GPUs."""
+
+    group_size: Rollouts
+    """M, the rollouts of one example. Raise it where P is so low that few rationales help; memory and time grow
+    with it."""
+
+    max_new_tokens: Tokens
+    """The longest rollout, rationale and answer together. Raise it where many rationales are cut off; a step takes
+    longer then."""
+
+    answer_reserve: Tokens
+    """Of those, kept free for the answer behind a rationale that does not end by itself. Set it somewhat above the
+    longest gold answer, which `thaw prepare` prints."""
+
+    batch_rollouts: Rollouts
+    """The most that the Transformers engine samples at once. Lower it where sampling runs out of memory, raise it
+    where a GPU has some left."""
+
+    timeout_seconds: Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})]
+    """How long one call of the engine may take before it counts as dead. Raise it for long rollouts on slow
+    machines."""
+
+    placement: Annotated[str | list[str], BeforeValidator(_check_placement)]
+    """Where vLLM samples: colocated in the trainer's process, sleeping the same but its GPU memory is given back
+    while the model trains, server a `vllm serve` of its own, or the URL of a server that you started, or a list
+    of them. Take sleeping where memory is short, servers where there are GPUs to spare."""
+
+    server_options: list[str]
+    """More options for the `vllm serve` that Thaw starts. Add some, such as --data-parallel-size=2, to spread it
+    over GPUs."""
+
+    transfer: Literal["file", "broadcast", "adapters"]
+    """How servers get new weights: by a file, by broadcast between GPUs, or the adapters alone by a file. Take
+    broadcast for large models and adapters with train.lora_rank."""
+
+    weights_folder: str | None
+    """Where new weights for servers are put, under one path for all; null is this machine's memory. Set a shared
+    folder for servers on other hosts."""
+
+    staleness: Annotated[int, Field(ge=0, le=1, json_schema_extra={"unit": "updates"})]
+    """By how many updates a step's rollouts may be older than the weights they update. Set 1 to sample while the
+    trainer updates; it takes servers and train.importance_weights."""
+
+    table_every: Annotated[int, Field(ge=0, json_schema_extra={"unit": "steps"})]
+    """How often a table of rollouts is kept in MLflow; 0 for never. Lower it to read more of what the model writes."""
+
+    table_rows: Rollouts
+    """How many of a step's rollouts such a table shows, drawn at random. Raise it to read more of each step."""
 
     @property
     def served(self) -> bool:
@@ -281,29 +376,93 @@ class RolloutSettings(Section):
 class TrainSettings(Section):
     """The on-policy loop."""
 
-    steps: Positive
-    groups_per_step: Positive  # B, examples of one step
+    steps: Steps
+    """Updates of the weights in a run. Raise it where validation still rises at the end; a colder start needs more."""
+
+    groups_per_step: Examples
+    """B, the examples of one step, each with a group of rollouts. Raise it for a steadier gradient; a step then
+    takes longer."""
+
     optimizer: Literal["adamw", "sgd"]
+    """What turns gradients into updates. Stay with adamw; sgd is close to the theory's gradient flow and needs
+    another learning rate."""
+
     learning_rate: Annotated[float, Field(gt=0)]
+    """The size of the first updates. Lower it where validation jumps or collapses; models of a billion parameters
+    take around 1e-6."""
+
     weight_decay: Annotated[float, Field(ge=0)]
+    """How strongly weights are drawn to zero, relative to the learning rate. Leave it at 0 for post-training."""
+
     schedule: Literal["linear", "constant"]
+    """The course of the learning rate: linear falls to zero over train.steps. Take constant where you may want to
+    train on for more steps."""
+
     adam_epsilon: Annotated[float, Field(gt=0)]
+    """AdamW's epsilon: above it, it takes equal steps along every gradient, however small. Leave it, unless you
+    study the optimizer."""
+
     max_grad_norm: Annotated[float, Field(gt=0)]
+    """The norm at which gradients are clipped. Lower it where train/grad_norm has spikes."""
+
     zero_stage: Annotated[int, Field(ge=0, le=3)]
+    """What DeepSpeed's ZeRO spreads over the processes: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights
+    too. Raise it where `thaw plan` says that a run does not fit."""
+
     offload: bool
+    """Keeps optimizer states, with ZeRO 3 the weights too, in CPU memory. Set it where GPUs are too small even so;
+    it is slow."""
+
     gradient_checkpointing: bool
+    """Computes activations again in the backward pass instead of keeping them. Set it where activations do not fit;
+    a step then takes longer."""
+
     lora_rank: Annotated[int, Field(ge=0)]
-    micro_batch_tokens: Positive  # the most tokens of one forward and backward pass
-    normalize: bool  # divide GARL and PAFT by M^q (the paper's algorithms do)
-    baseline: bool  # GARL's leave-one-out baseline
+    """The rank of trained adapters, which are saved merged; 0 trains all weights. Set it where the optimizer's
+    states do not fit."""
+
+    micro_batch_tokens: Tokens
+    """The most of one forward and backward pass; a group that has more takes two passes. Lower it where training
+    runs out of memory."""
+
+    normalize: bool
+    """Divides GARL and PAFT by M^q, as the paper's algorithms do. Turn it off with sgd, whose updates it would
+    shrink at a high q."""
+
+    baseline: bool
+    """GARL's leave-one-out baseline, which lowers the variance of its gradient. Turn it off only to see what it
+    does."""
+
     non_finite: Literal["stop", "skip"]
+    """What becomes of a step whose loss or gradient is not finite: stop ends the run, skip counts the step and goes
+    on. Take skip for long unattended runs."""
+
     stop_on_collapse: bool
+    """Ends a run whose validation fell below a tenth of its peak; it warns in any case. Set it in sweeps where
+    machine time is dear."""
+
     importance_weights: Literal["none", "truncated", "masked"]
+    """Corrects for what sampler and trainer differ in: weights above the bound are cut (truncated) or count as 0
+    (masked). Needed with rollout.staleness; otherwise for samplers of lower precision."""
+
     importance_level: Literal["token", "sequence"]
+    """Of what those weights are: sequence, a whole rollout, is exact; token is biased and has less variance. Take
+    token where rollouts are long and most weights sit at the bound."""
+
     importance_bound: Annotated[float, Field(ge=1)]
-    max_mismatch: Annotated[float, Field(gt=0)]  # nats, mean over sampled ids
-    validate_every: Positive  # steps; also how often a checkpoint is kept
-    keep: Positive | None
+    """The largest such weight. Lower it for less variance, raise it for less bias."""
+
+    max_mismatch: Annotated[float, Field(gt=0, json_schema_extra={"unit": "nats"})]
+    """By how much the log-probabilities of sampler and trainer may differ on average before a run ends, as when a
+    sampler was left behind. Raise it for bfloat16, which differs by some 0.01; float32 differs by 1e-6."""
+
+    validate_every: Steps
+    """How often a run is validated and a checkpoint kept. Lower it to lose less when a run is killed, and to choose
+    among more checkpoints."""
+
+    keep: Annotated[Positive, Field(json_schema_extra={"unit": "checkpoints"})] | None
+    """How many of the last checkpoints are kept, beside the best; null keeps all. Set it for large models, whose
+    checkpoints fill a disk."""
 
     @model_validator(mode="after")
     def _works(self) -> "TrainSettings":
@@ -315,75 +474,149 @@ class TrainSettings(Section):
 class ProbeSettings(Section):
     """The cold-start probe."""
 
-    examples: Positive  # training examples whose P is estimated
-    look_ahead: Annotated[int, Field(ge=0)]  # optimizer steps of each arm, from the base model; 0 for none
-    held_out: Positive  # validation examples whose log P tells what they did
+    examples: Examples
+    """How many training examples the probe estimates P of. Raise it where kinds of problems are rare."""
+
+    look_ahead: Annotated[int, Field(ge=0, json_schema_extra={"unit": "steps"})]
+    """Steps that each arm takes on a copy of the base model; 0 leaves the forecast out. Raise it for a surer
+    forecast; the cost grows with arms times steps."""
+
+    held_out: Examples
+    """How many validation examples tell by their log P what those steps did. Raise it for a surer forecast."""
 
 
 class EvaluationSettings(Section):
     """How answers are counted."""
 
-    samples: Positive  # per prompt; the k of p@k and maj@k
-    bootstrap: Positive  # resamples behind an interval
+    samples: Annotated[Positive, Field(json_schema_extra={"unit": "answers"})]
+    """Sampled answers of one prompt; the k of p@k and maj@k. Lower it for quick trials; figures of different k do
+    not compare."""
+
+    bootstrap: Annotated[Positive, Field(json_schema_extra={"unit": "resamples"})]
+    """Resamples behind each 95% interval. Raise it for interval ends that move less with the seed."""
+
     seed: Seed
+    """Of the sampled answers and of the resamples. Change it to see how much figures move by chance."""
 
 
 class SweepSettings(Section):
     """How the arms of a sweep are run."""
 
-    parallel: Positive  # arms at the same time
-    retries: Annotated[int, Field(ge=0)]  # of a stage that was killed, hung, or lost its engine
-    timeout_minutes: Annotated[float, Field(gt=0)]  # a stage that says nothing for so long hangs
+    parallel: Annotated[Positive, Field(json_schema_extra={"unit": "arms"})]
+    """Arms that train at the same time; on GPUs at most one a GPU. Set it to the number of GPUs, or of CPU cores
+    where memory allows."""
+
+    retries: Annotated[int, Field(ge=0, json_schema_extra={"unit": "times"})]
+    """How often a stage is tried again that was killed, hung, or lost its engine; training goes on from its
+    checkpoint. Raise it on machines that are taken away."""
+
+    timeout_minutes: Annotated[float, Field(gt=0, json_schema_extra={"unit": "minutes"})]
+    """After how much silence a stage counts as hung. Raise it where a single step takes very long."""
 
 
 class Stop(Section):
     """Where a race ended an arm, and why."""
 
-    step: Positive
+    step: Steps
+    """The step at which the race ended the arm. The race writes it."""
+
     reason: str
+    """Why it did. The race writes it."""
 
 
 class RaceSettings(Section):
     """How `thaw sweep --race` thins out its arms."""
 
-    rungs: Annotated[list[Positive], Field(min_length=1)]  # steps at which arms are stopped
-    keep: Annotated[float, Field(gt=0, le=1)]  # the share of arms that may go on at a rung
-    error: Annotated[float, Field(gt=0, lt=0.5)]  # the chance, at a rung, to call an arm beaten that is not behind
-    stopped: dict[ArmName, Stop]  # what a race decided; it writes this itself
+    rungs: Annotated[list[Steps], Field(min_length=1)]
+    """Steps at which arms are stopped, multiples of train.validate_every. Put the first one where arms begin to
+    differ."""
+
+    keep: Annotated[float, Field(gt=0, le=1, json_schema_extra=FRACTION)]
+    """The share of the arms, rounded up, that may go on at a rung. Raise it to stop fewer."""
+
+    error: Annotated[float, Field(gt=0, lt=0.5, json_schema_extra=FRACTION)]
+    """The chance, at a rung, to call an arm beaten that no other is ahead of. Lower it to stop only what is surely
+    behind."""
+
+    stopped: dict[ArmName, Stop]
+    """What a race decided, by arm. Leave it: a race writes this into its own folder's params.yaml."""
 
 
 class PromoteSettings(Section):
     """What a version must show to become champion."""
 
-    test_set: str  # the test set, by the name its figures were recorded under
-    margin: Annotated[float, Field(ge=0, le=1)]  # the least gain in maj@k over the champion, a fraction of 1
+    test_set: str
+    """The test set whose maj@k decides, by the name its figures are recorded under. Set it to a newer one that you
+    recorded with `thaw evaluate-registry`."""
+
+    margin: Annotated[float, Field(ge=0, le=1, json_schema_extra=FRACTION)]
+    """The least gain in maj@k over the champion, whose 95% interval must also be above zero. Raise it where a new
+    champion costs something to bring out."""
 
 
 class ComputeSettings(Section):
     """What of the machine one process may use."""
 
-    threads: Positive  # CPU threads of one process; part of what makes a result exactly repeatable
-    processes: Positive  # that train one arm together
-    hostfile: str | None  # DeepSpeed's list of hosts to spread them over
+    threads: Annotated[Positive, Field(json_schema_extra={"unit": "threads"})]
+    """CPU threads of one process; other numbers of them round differently. Raise it for larger models on CPUs with
+    cores to spare."""
+
+    processes: Annotated[Positive, Field(json_schema_extra={"unit": "processes"})]
+    """Processes that train or evaluate one arm together, started by DeepSpeed's launcher; one a GPU. Set it to the
+    number of GPUs that one arm needs."""
+
+    hostfile: str | None
+    """A file of "HOST slots=8" lines that spreads the processes over several hosts. Set it where one host has too
+    few GPUs."""
 
 
 class Settings(Section):
     """All of params.yaml."""
 
     arms: Annotated[list[ArmName], Field(min_length=1)]
+    """What to compare: METHOD-qQ with method garl, garl-plugin, garl-debiased, garl-score, paft or garl-paft and q
+    from 0 (RL) to 1 (marginal likelihood), fixed as in garl-q0.75 or moving as in garl-q1to0; or grpo, dr-grpo,
+    rloo, maxrl, star, which learn from rewards alone. Take those that `thaw probe` says will get out of the
+    cold."""
+
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Every arm is trained once with each. Add some to see how far results depend on chance."""
+
     task: TaskSettings
+    """Which questions, and how much of the task their prompts give away. Set it first, for your own data."""
+
     model: ModelSettings
+    """The base model, and how it marks the end of its rationale. Set it to the model that you want to thaw."""
+
     teaching: TeachingSettings
+    """How the embedded model is made; other models ignore it. Leave it."""
+
     rollout: RolloutSettings
+    """How rationales are sampled. Fit it to the length of answers and to the machine."""
+
     probe: ProbeSettings
+    """How `thaw probe` looks ahead before any training. Raise its figures for a surer forecast."""
+
     train: TrainSettings
+    """The updates, their optimizer and their memory. Fit it to the model and the machine."""
+
     evaluation: EvaluationSettings
+    """How answers are sampled and counted. Change it to trade time for narrower intervals."""
+
     sweep: SweepSettings
+    """How the arms of a sweep are run. Fit it to the machine."""
+
     race: RaceSettings
+    """How `thaw sweep --race` thins out its arms. Fit it to train.steps."""
+
     promote: PromoteSettings
+    """What a version must show to become champion. Fit it to what a mistake would cost."""
+
     compute: ComputeSettings
+    """What of the machine one process may use. Fit it to the machine."""
+
     hub: dict[Literal["finqa", "hotpotqa", "musique"], HubSource]
+    """Where `thaw data fetch` finds the published data sets. Change it to fetch from a mirror."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -424,7 +657,7 @@ class Settings(Section):
         try:
             return Settings.model_validate(self.model_dump() | {"arms": [name]})
         except ValidationError as error:
-            raise UserError(_first_sentence(error, Path("--arm"), ())) from None
+            raise UserError(first_sentence(error, Path("--arm"), ())) from None
 
     def sweep_name(self) -> tuple[str, str]:
         """The name of the sweep that runs with these settings belong to, and the digest it is known by."""
@@ -478,119 +711,8 @@ def load_settings(path: Path = Path("params.yaml"), overrides: Sequence[str] = (
     Raises:
         UserError: the file is missing or no YAML, or a setting is unknown, missing or out of range.
     """
-    raw = _read(path)
-    for override in overrides:
-        _override(raw, override)
+    raw = read_settings(path, overrides)
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
-        raise UserError(_first_sentence(error, path, overrides)) from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A settings file as it stands.
-
-    Raises:
-        UserError: it is missing or cannot be read, or holds no settings.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(LARGEST_FILE + 1)
-        raw = _parsed(text)
-    except FileNotFoundError:
-        raise UserError(f"no settings file {path}; run from the project's folder or name one with --params.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f" (line {mark.line + 1}: {getattr(error, 'problem', '')})"
-        raise UserError(f"{path} is no valid YAML{where}; correct it.") from None
-    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{_short(str(path))!r} cannot be read: {reason}; name a settings file.") from None
-    if len(text) > LARGEST_FILE or not isinstance(raw, dict):
-        raise UserError(f"{path} holds no settings; start from the project's params.yaml.")
-    return raw
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases: with them a few lines can mean gigabytes, and a list can hold itself."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases are not taken, write the value out", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-
-def _parsed(text: str) -> Any:
-    """What a YAML text says.
-
-    Raises:
-        yaml.YAMLError: it says nothing.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise
-    except Exception as error:  # six kinds, of values that are not what they look like: 2024-13-45, 0x_, !!bool x
-        raise yaml.YAMLError(str(error)) from None
-
-
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A settings file with those that it extends."""
-    if seen and not os.path.lexists(path):
-        raise UserError(f"{seen[-1]} extends {_short(str(path))}, which does not exist; correct the line.")
-    raw = read_yaml(path)
-    if (other := raw.pop("extends", None)) is None:
-        return raw
-    if not isinstance(other, str) or NO_TEXT.search(other):
-        raise UserError(f"{path} extends {_short(str(other))!r}, which is no file's name; correct the line.")
-    file = path.parent / other
-    if os.path.realpath(file) in map(os.path.realpath, (*seen, path)):
-        raise UserError(f"{path} extends {file}, which extends it in turn; one of them must stand alone.")
-    return _merged(_read(file, (*seen, path)), raw)
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Settings of which those `above` win, section by section."""
-    both = {
-        name: _merged(below[name], above[name])
-        for name in below.keys() & above.keys()
-        if isinstance(below[name], dict) and isinstance(above[name], dict)
-    }
-    return below | above | both
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    *sections, last = name.strip().split(".")
-    if not equals:
-        raise UserError(f"--set {_short(override)}: write name=value, as in --set train.steps=20.")
-    target: Any = raw
-    for section in sections:
-        target = target.get(section) if isinstance(target, dict) else None
-    if not isinstance(target, dict) or last not in target:
-        raise UserError(f"--set {_short(override)}: there is no setting '{_short(name)}'; params.yaml lists them all.")
-    try:
-        target[last] = _parsed(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {_short(override)}: '{_short(text)}' is no valid YAML value.") from None
-
-
-def _first_sentence(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
-    first = error.errors()[0]
-    name = _short(".".join(str(part) for part in first["loc"]))
-    where = f"{path} with --set {' --set '.join(map(_short, overrides))}" if overrides else str(path)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"{where}: there is no setting '{name}'; remove it or correct its spelling."
-    if first["type"] == "missing":
-        return f"{where}: the setting '{name}' is missing; the project's params.yaml shows it."
-    if first["type"] == "value_error":
-        return f"{where}: {message}"
-    return f"{where}: {name} = {_short(repr(first['input']))}: {message}."
-
-
-def _short(text: str) -> str:
-    """As much of what a user wrote as a sentence can hold, without passwords."""
-    text = shown(text)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+        raise UserError(first_sentence(error, path, overrides)) from None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from components.config import Arm, Method, Settings
 from components.data.example import Example
-from components.data.prepare import example, load_split
+from components.data.split_files import example, load_split
 from components.errors import UserError
 from components.evaluation.metrics import Values, bootstrap, finite
 from components.forecast import Forecast, Gradient, escape_times, half_escape

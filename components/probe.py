@@ -15,7 +15,7 @@ import torch
 
 from components.config import Arm, Settings
 from components.data.example import Example
-from components.data.prepare import example, load_split
+from components.data.split_files import example, load_split
 from components.evaluation.evaluate import evaluate
 from components.evaluation.metrics import finite
 from components.policy.model import Codec, load_tokenizer

@@ -15,7 +15,7 @@ import typer
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, logs, plan, probe, registry_commands, status, theory
+from flows import doctor, gc, logs, plan, probe, registry_commands, schema, status, theory
 from flows.ending import builds_kept, heed_signals, keeps, nothing_kept, run_kept, servers_kept
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
 
@@ -306,6 +306,7 @@ app.command()(gc.gc)
 app.command()(doctor.doctor)
 app.command()(status.status)
 app.command()(logs.logs)
+app.command()(schema.schema)
 
 
 # All that PyTorch says of a checkpoint file that does not fit.

@@ -17,6 +17,7 @@ TestData = Annotated[
     Path | None, typer.Option("--data", help="A folder `thaw prepare` wrote, or a raw file; build/data otherwise.")
 ]
 
+PROJECT = Path(__file__).parents[1]  # where Thaw itself lies, with the settings and the pipeline that it came with
 PARAMS = Path("params.yaml")
 BUILD = Path("build")
 

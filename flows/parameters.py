@@ -19,7 +19,7 @@ def _all_optional(model: type[BaseModel]) -> type[BaseModel]:
             kind = _all_optional(kind)
         else:
             kind = field.rebuild_annotation()
-        fields[name] = (kind | None, FieldInfo(default=None))
+        fields[name] = (kind | None, FieldInfo(default=None, description=field.description))
     return create_model(f"{model.__name__}Changes", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
 

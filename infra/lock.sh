@@ -1,16 +1,25 @@
 #!/usr/bin/env bash
-# Writes requirements/{cpu,gpu}.txt from pyproject.toml. Called by `make lock`.
+# Writes requirements/*.txt and the table of requirements/README.md from pyproject.toml. Called by `make lock`: what is
+# pinned stays, what is missing comes in, what nobody needs goes; with UPGRADE=1 all become the newest that fit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-uv=.venv/bin/uv
-common=(pip compile pyproject.toml --extra team --extra dev --no-header --no-annotate --quiet --upgrade)
-"$uv" "${common[@]}" --extra cpu --excludes requirements/cpu-excludes.txt --python-version 3.11 -o requirements/cpu.txt
-"$uv" "${common[@]}" --extra gpu --python-version 3.12 -o requirements/gpu.txt
+python=.venv/bin/python
+. infra/indexes.sh
+keep() { [ -n "${UPGRADE:-}" ] || echo "--constraint=$1"; }
+pin() { .venv/bin/uv pip compile --python-version 3.11 --no-header --no-annotate --quiet ${UPGRADE:+--upgrade} "$@"; }
+cpu=(--excludes requirements/cpu-excludes.txt)
+
+# uv leaves a list that is there as it is, as far as it still fits.
+pin pyproject.toml --extra team --extra dev --extra cpu "${cpu[@]}" --output-file requirements/cpu.txt || {
+    echo "If no torch+cpu was found, name PyTorch's CPU index: make lock TORCH_INDEX=<the CPU index named on pytorch.org>" >&2
+    exit 1
+}
+pin pyproject.toml --extra team --extra dev --extra gpu --output-file requirements/gpu.txt
 # A local build of torch satisfies the plain version; its suffix would bind the list to one machine's wheels.
-sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/cpu.txt
-# Beside the tests' versions only TRL is needed for the benchmarks; all it depends on is there.
-"$uv" pip compile pyproject.toml --extra bench --constraint requirements/cpu.txt --no-header --no-annotate --quiet \
-    --excludes requirements/cpu-excludes.txt --python-version 3.11 | grep '^trl==' > requirements/bench.txt
-# What only servers and cluster workers need, beside the CPU list.
-"$uv" pip compile requirements/server.in --constraint requirements/cpu.txt --no-header --no-annotate --quiet --upgrade \
-    --python-version 3.11 | grep -vxFf requirements/cpu.txt > requirements/server.txt
+sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/*.txt
+# Beside the CPU list: what the benchmarks need, TRL alone, and what only servers and cluster workers do.
+bench=$(pin pyproject.toml --extra bench "${cpu[@]}" --constraint requirements/cpu.txt $(keep requirements/bench.txt) | grep '^trl==')
+server=$(pin requirements/server.in --constraint requirements/cpu.txt $(keep requirements/server.txt) | grep -vxFf requirements/cpu.txt)
+echo "$bench" > requirements/bench.txt
+echo "$server" > requirements/server.txt
+"$python" -c 'from infra.pins import write_versions; write_versions()'

@@ -11,12 +11,7 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     sys.exit(f"Thaw needs Python 3.11 to 3.13, this is {sys.version.split()[0]}: name another, as in `make setup PYTHON=python3.12`.")
 PY
 
-# uv installs several times faster than pip but does not read pip's configuration: pass on what is set there.
-pip_setting() { local set_here; set_here=$(printenv "PIP_$1" || true); echo "${set_here:-$("$python" -m pip config get "global.$2" 2>/dev/null || true)}"; }
-export UV_FIND_LINKS=${UV_FIND_LINKS:-$(pip_setting FIND_LINKS find-links | tr ' ' ',')}
-export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$(pip_setting INDEX_URL index-url)}
-export UV_INDEX=${UV_INDEX:-${TORCH_INDEX:-}} UV_INDEX_STRATEGY=unsafe-best-match UV_LINK_MODE=${UV_LINK_MODE:-copy}
-for name in UV_FIND_LINKS UV_DEFAULT_INDEX UV_INDEX; do [ -n "${!name}" ] || unset "$name"; done
+. infra/indexes.sh
 
 echo "Setting up .venv with requirements/$stack.txt (some 4 GB, a few minutes the first time) ..."
 [ -x .venv/bin/python ] || "$python" -m venv .venv

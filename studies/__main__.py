@@ -23,6 +23,7 @@ HERE, PAGE = Path("studies"), Path("build/studies/index.html")
 def main(names: Sequence[str]) -> None:
     quiet_prefect()
     from studies.page import write_page
+    from studies.picture import write_pictures
     from studies.study import Study, run_study
     from studies.tables import markdown
 
@@ -35,6 +36,7 @@ def main(names: Sequence[str]) -> None:
         (folder / "table.md").write_text(f"{table}\n{_circumstances(folder, rows)}\n", encoding="utf-8")
         write_page(sorted(file.parent for file in HERE.glob("*/study.yaml")), PAGE)
         say(f"{folder}/table.md and {folder}/result.json; each sweep's report: experiments/study-{folder.name}-*/build")
+    write_pictures()
     say(f"{PAGE} shows all studies")
 
 

@@ -53,7 +53,8 @@ def find_examples(settings: Settings, given: Path | None, split: str, build: Pat
     Raises:
         UserError: the file or folder given cannot be used, or lacks the split.
     """
-    from components.data.prepare import example, load_file, load_split
+    from components.data.prepare import load_file
+    from components.data.split_files import example, load_split
 
     if given is not None and given.is_file():
         loaded = load_file(given, settings.task, _tokens(settings), settings.rollout.max_new_tokens)

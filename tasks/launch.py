@@ -2,10 +2,10 @@
 
 import os
 import shlex
-import socket
 import sys
 from collections.abc import Sequence
 
+from components.addresses import free_port
 from components.config import ComputeSettings
 from components.errors import TemporaryError
 from tasks.process import end_guarded, start_guarded
@@ -24,7 +24,7 @@ def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
     Raises:
         TemporaryError: a process was killed.
     """
-    place = [f"--num_gpus={compute.processes}", f"--master_port={_free_port()}"]
+    place = [f"--num_gpus={compute.processes}", f"--master_port={free_port('')}"]
     if compute.hostfile is not None:
         place = [f"--hostfile={compute.hostfile}"]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *place, "--no_local_rank", "--module", "flows.cli"]
@@ -39,9 +39,3 @@ def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
             f"a training process was killed by signal {256 - status}; run it again to resume from the last checkpoint."
         )
     return status
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]

@@ -1,7 +1,6 @@
 """A Prefect server of this machine's own, for as long as it is needed; it ends with the process that started it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import httpx
 import requests
 from filelock import FileLock
 
-from components.addresses import postgres_trouble, shown
+from components.addresses import free_port, postgres_trouble, shown
 from components.errors import Refused, TemporaryError, UserError
 from tasks.process import end_guarded, start_guarded
 
@@ -103,7 +102,7 @@ def own_server(port: int | None = None, *, ui: bool = False, host: str = LOOPBAC
 
     _refuse_open(host)
     check_database()
-    port = port or _free_port()
+    port = port or free_port(LOOPBACK)
     url = f"http://{LOOPBACK if host == EVERYWHERE else host}:{port}/api"
     home = Path(str(PREFECT_HOME.value()))
     home.mkdir(parents=True, exist_ok=True)
@@ -175,9 +174,3 @@ def _wait(url: str, process: "subprocess.Popen[str]", log: Path) -> None:
         except requests.RequestException:
             time.sleep(0.1)
     raise UserError(f"Prefect's server does not start; {log} says why.")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

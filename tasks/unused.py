@@ -16,8 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from components.tracking.registry import CHECKPOINT, MODEL_TAG
+from components.tracking.registry import MODEL_TAG
 from components.tracking.store import Store
+from components.tracking.version_files import CHECKPOINT
 
 
 def _nothing() -> None:

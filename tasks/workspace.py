@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from components.config import Settings, read_yaml
+from components.config import Settings
 from components.errors import UserError
 from components.names import as_folder, check_name
+from components.settings_file import read_yaml
 
 EXPERIMENTS = "experiments"
 

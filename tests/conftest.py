@@ -32,7 +32,7 @@ SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKEN
 # The files of flows/ that look at no sweep but their own, and may run beside the others.
 WITHOUT_SWEEP = {
     f"tests/flows/test_{name}.py"
-    for name in ("backends", "doctor", "flows", "gc", "parameters", "published", "race", "services", "theory")
+    for name in ("backends", "doctor", "flows", "gc", "parameters", "published", "race", "schema", "services", "theory")
 }
 
 

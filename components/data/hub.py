@@ -18,7 +18,7 @@ from datasets import load_dataset_builder
 from pyarrow.parquet import ParquetFile
 
 from components.config import HubSource
-from components.data.prepare import TASKS
+from components.data.raw_files import TASKS
 from components.errors import UserError
 from components.progress import progress
 

@@ -10,7 +10,7 @@ from components.config import TaskSettings
 from components.data.example import Example
 from components.errors import UserError
 
-BATCH = 256
+BATCH = 256  # examples whose tokens are counted at once
 
 
 class Tokens(Protocol):

@@ -7,7 +7,9 @@ are run once, however many there are. Gradients are exact.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -80,48 +82,65 @@ def collate(
     reads = [[row.read for row in rows] for rows in groups]
     lengths = [len(prompt) for prompt in prompts]
     width = max(length + max(map(len, members)) for length, members in zip(lengths, reads, strict=True))
-    ids, position, scored, owner, is_answer = [], [], [], [], []
-    count, distinct = 0, []
-    once: dict[tuple[int, int], int] = {}  # the place before a scored id, and the id, to its number among such pairs
+    ids, position, scored, distinct = [], [], [], []
+    place, count = 0, 0
     for prompt, rows, members in zip(prompts, groups, reads, strict=True):
-        last = len(ids) + len(prompt) - 1  # the place of the prompt's last id
+        last = place + len(prompt) - 1  # the place of the prompt's last id
         starts: dict[tuple[int, ...], int] = {}  # the place of the first id of what a row reads
         if share:
-            ids += prompt
-            position += range(len(prompt))
+            ids.append(prompt)
+            position.append(np.arange(len(prompt)))
+            place += len(prompt)
         for row, read in zip(rows, members, strict=True):
-            thought, continued = len(row.rationale), (*row.rationale, *row.answer)
             if not share:
-                starts[read] = count * width + len(prompt)
-                last = starts[read] - 1
-                ids += [*prompt, *read, *([0] * (width - len(prompt) - len(read)))]
-                position += range(width)
+                last, starts[read] = place + len(prompt) - 1, place + len(prompt)
+                ids += [prompt, read, [0] * (width - len(prompt) - len(read))]
+                position.append(np.arange(width))
+                place += width
             elif read not in starts:
-                starts[read] = len(ids)
-                ids += read
-                position += range(len(prompt), len(prompt) + len(read))
-            for index in (*range(thought - row.forced_end), *range(thought, len(continued))):
-                pair = (starts[read] + index - 1 if index else last, continued[index])
-                scored.append(once.setdefault(pair, len(once)))
-                owner.append(count)
-                is_answer.append(index >= thought)
+                starts[read] = place
+                ids.append(read)
+                position.append(np.arange(len(prompt), len(prompt) + len(read)))
+                place += len(read)
+            scored.append(_scored(row, starts[read], last, count))
             count += 1
         distinct.append([len(read) for read in starts])
     layout = make_layout(lengths, distinct, device, varlen=varlen) if share else None
     places = sum(length * len(members) + sum(map(len, members)) for length, members in zip(lengths, reads, strict=True))
     shape = (1, -1) if share else (count, width)
+    before, target, owner, is_answer = np.concatenate(scored, axis=1)
+    before, target, numbers = _once(before, target)
     return RowBatch(
-        ids=torch.tensor(ids, device=device).view(shape),
-        position=torch.tensor(position, device=device).view(shape),
+        ids=torch.from_numpy(np.fromiter(chain.from_iterable(ids), np.int64)).to(device).view(shape),
+        position=torch.from_numpy(np.concatenate(position)).to(device).view(shape),
         layout=layout,
-        before=torch.tensor([place for place, _ in once], dtype=torch.long, device=device),
-        target=torch.tensor([target for _, target in once], dtype=torch.long, device=device),
-        scored=torch.tensor(scored, dtype=torch.long, device=device),
-        row=torch.tensor(owner, dtype=torch.long, device=device),
-        is_answer=torch.tensor(is_answer, dtype=torch.bool, device=device),
+        before=torch.from_numpy(before).to(device),
+        target=torch.from_numpy(target).to(device),
+        scored=torch.from_numpy(numbers).to(device),
+        row=torch.from_numpy(owner).to(device),
+        is_answer=torch.from_numpy(is_answer == 1).to(device),
         rows=count,
         padding=layout.padding if layout else 1 - places / (count * width),
     )
+
+
+def _scored(row: Row, start: int, last: int, number: int) -> np.ndarray:
+    """[4, its scored ids]: the place before each, the id, the row's number, and whether it is the answer's.
+
+    start: the place of the first id that the row reads; last: that of the prompt's last id.
+    """
+    thought, continued = len(row.rationale), np.array((*row.rationale, *row.answer), dtype=np.int64)
+    index = np.delete(np.arange(len(continued)), slice(thought - row.forced_end, thought))
+    before = np.where(index > 0, start + index - 1, last)
+    return np.stack([before, continued[index], np.full(len(index), number), index >= thought])
+
+
+def _once(before: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct pairs of place and id, [U] each, as they first come, and which of them each one is, [T]."""
+    pairs = before * (target.max(initial=0) + 1) + target
+    _, first, number = np.unique(pairs, return_index=True, return_inverse=True)
+    order = first.argsort()
+    return before[first[order]], target[first[order]], order.argsort()[number]
 
 
 class Scorer(nn.Module):

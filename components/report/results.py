@@ -172,8 +172,7 @@ class ArmResults:
 
     @property
     def label(self) -> str:
-        method = METHOD_NAMES[self.arm.method]
-        return f"{method} q={self.arm.q_text}" if self.arm.q_text else method
+        return label_of(self.arm)
 
     @property
     def figures(self) -> Figures:
@@ -218,8 +217,7 @@ class Results:
     @property
     def ordered(self) -> list[ArmResults]:
         """The arms by q: before all those without one, behind all those whose q moves."""
-        methods = list(Method)
-        return sorted(self.arms, key=lambda item: (_place(item.arm), methods.index(item.arm.method), item.name))
+        return sorted(self.arms, key=lambda item: place_of(item.arm))
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat object for the base model and for each run, as in results.json."""
@@ -253,11 +251,15 @@ class Results:
         return flat | {"exact_at_1": figures.exact_at_1.value}
 
 
-def _place(arm: Arm) -> float:
-    """Where an arm stands among commitments from 0 to 1."""
-    if arm.commitment is None:
-        return -1
-    return 2 if arm.q is None else arm.q
+def label_of(arm: Arm) -> str:
+    """How people call an arm: "GARL q=0.75", "GRPO"."""
+    return f"{METHOD_NAMES[arm.method]} q={arm.q_text}" if arm.q_text else METHOD_NAMES[arm.method]
+
+
+def place_of(arm: Arm) -> tuple[float, int, str]:
+    """Where an arm stands in an order by q: first those without one, last those whose q moves."""
+    q = -1 if arm.commitment is None else 2 if arm.q is None else arm.q
+    return q, list(Method).index(arm.method), arm.name
 
 
 def collect(build: Path, arms: Sequence[str], seeds: Sequence[int]) -> Results:

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed import ProcessGroupGloo
 
+from components.addresses import free_port
 from components.errors import TemporaryError, UserError
 from components.rollout.server_client import ServerClient
-from components.rollout.server_process import free_port
 
 CHUNK_BYTES = 1 << 28  # of weights that are named to the servers at once
 Named = list[tuple[str, Tensor]]

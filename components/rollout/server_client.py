@@ -9,8 +9,8 @@ import httpx
 
 from components.errors import Refused, TemporaryError, UserError
 from components.randomness import derive_seed
-from components.rollout.draft import Draft
 from components.rollout.key import KEY, bearer
+from components.rollout.partial_completion import PartialCompletion
 
 BASE = "default"  # vLLM's name for the version of weights that a server was started with
 # Rollouts of one request; a server refuses more than it runs at a time, which is 256 on a small GPU.
@@ -18,24 +18,24 @@ MOST_AT_ONCE = 64
 
 
 class Together(NamedTuple):
-    """Drafts of one prompt whose next request is the same, so that they can be asked for at once.
+    """Partial completions of one prompt whose next request is the same, so that they can be asked for at once.
 
     place: their prompt's, and the first one's among the prompt's. engine: of the server, which has the prompt.
     """
 
-    drafts: Sequence[Draft]
+    partials: Sequence[PartialCompletion]
     place: tuple[int, int]
     engine: int
 
     @classmethod
-    def of_prompt(cls, drafts: Sequence[Draft], place: int, engine: int) -> "list[Together]":
-        """All drafts of a prompt that have just begun.
+    def of_prompt(cls, partials: Sequence[PartialCompletion], place: int, engine: int) -> "list[Together]":
+        """All partial completions of a prompt that have just begun.
 
-        One request for many is less work, but it is answered when the last one has ended: too late for drafts that go
+        One request for many is less work, but it is answered when the last one has ended: too late for those that go
         on with an answer.
         """
-        size = 1 if drafts[0].sampling.answers else MOST_AT_ONCE
-        return [cls(drafts[first : first + size], (place, first), engine) for first in range(0, len(drafts), size)]
+        size = 1 if partials[0].sampling.answers else MOST_AT_ONCE
+        return [cls(partials[first : first + size], (place, first), engine) for first in range(0, len(partials), size)]
 
 
 class RequestFailed(TemporaryError):
@@ -79,7 +79,7 @@ class ServerClient:
         return self._ask("GET", "/get_world_size", params={"include_dp": True})["world_size"]
 
     async def finish(self, begun: Sequence[Together], version: str) -> None:
-        """Sample drafts to their ends, all at the same time, from the weights of that version.
+        """Sample partial completions to their ends, all at the same time, from the weights of that version.
 
         Raises:
             UserError: the server has other weights.
@@ -97,7 +97,7 @@ class ServerClient:
                 for alike in begun:
                     group.create_task(self._finish(client, alike, version))
         except TimeoutError:
-            rollouts = sum(len(alike.drafts) for alike in begun)
+            rollouts = sum(len(alike.partials) for alike in begun)
             raise self._out_of_time(f"sampled {rollouts} rollouts") from None
         except ExceptionGroup as errors:
             first = errors.exceptions[0]
@@ -172,12 +172,12 @@ class ServerClient:
             ) from None
 
     async def _finish(self, client: httpx.AsyncClient, alike: Together, version: str) -> None:
-        """Send the drafts' next request, and then what each of them still needs, one after the other."""
-        drafts, place, engine = alike
-        request = drafts[0].next_request()
+        """Send the next request of some, and then what each of them still needs, one after the other."""
+        partials, place, engine = alike
+        request = partials[0].next_request()
         if request is None:
             return
-        body = _body(drafts[0], len(drafts), place, *request) | ({"model": version} if self._names(version) else {})
+        body = _body(partials[0], len(partials), place, *request) | ({"model": version} if self._names(version) else {})
         headers = {"X-data-parallel-rank": str(engine)}
         response = await client.post("/inference/v1/generate", json=body, headers=headers)
         if response.status_code == 404 and self._names(version):
@@ -189,9 +189,11 @@ class ServerClient:
             versions = {content["model"]}
         if versions != {version}:
             raise self._other_weights(", ".join(sorted(versions)) or "unknown", version)
-        for draft, choice in zip(drafts, choices, strict=True):
-            draft.extend(choice["token_ids"], [content["logprob"] for content in choice["logprobs"]["content"]])
-        singly = [Together([draft], (place[0], member), engine) for member, draft in enumerate(drafts, start=place[1])]
+        for partial, choice in zip(partials, choices, strict=True):
+            partial.extend(choice["token_ids"], [content["logprob"] for content in choice["logprobs"]["content"]])
+        singly = [
+            Together([partial], (place[0], member), engine) for member, partial in enumerate(partials, start=place[1])
+        ]
         await asyncio.gather(*(self._finish(client, one, version) for one in singly))
 
     def _names(self, version: str) -> bool:
@@ -247,20 +249,22 @@ class ServerClient:
         )
 
 
-def _body(draft: Draft, n: int, place: tuple[int, int], most: int, stop: tuple[int, ...]) -> dict[str, Any]:
-    """A request for n drafts like this one; vLLM gives each of them a seed of its own, from ours on."""
+def _body(
+    partial: PartialCompletion, n: int, place: tuple[int, int], most: int, stop: tuple[int, ...]
+) -> dict[str, Any]:
+    """A request for n completions like this one; vLLM gives each of them a seed of its own, from ours on."""
     parameters = {
         "n": n,
         "max_tokens": most,
         "stop_token_ids": stop,
-        "temperature": draft.sampling.temperature,
+        "temperature": partial.sampling.temperature,
         "top_p": 1.0,
         "top_k": 0,
         "min_p": 0.0,
         # The number of ids tells a rollout's requests apart: no two begin at the same one.
-        "seed": derive_seed(draft.sampling.seed, *place, len(draft.ids)),
+        "seed": derive_seed(partial.sampling.seed, *place, len(partial.ids)),
         "ignore_eos": True,  # the markers alone say what ends
         "logprobs": 0,  # of the sampled id alone
         "detokenize": False,
     }
-    return {"token_ids": [*draft.prompt, *draft.ids], "sampling_params": parameters}
+    return {"token_ids": [*partial.prompt, *partial.ids], "sampling_params": parameters}

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import httpx
 import psutil
 import torch
 
+from components.addresses import free_port
 from components.errors import UserError
 from components.rollout.key import KEY
 
@@ -99,13 +99,6 @@ class ServerProcess:
         self._log.seek(0)
         errors = [line.strip() for line in self._log.read().splitlines() if "Error" in line]
         return errors[-1][:300] if errors else "it said nothing; is vLLM installed?"
-
-
-def free_port(host: str) -> int:
-    """A port of this machine's address `host` that nobody listens to at the moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
 
 
 def _own_environment() -> dict[str, str]:

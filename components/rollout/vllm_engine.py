@@ -23,8 +23,8 @@ from components.errors import UserError
 from components.policy.markers import Markers
 from components.randomness import derive_seed
 from components.rollout.deadline import Deadline
-from components.rollout.draft import Draft
 from components.rollout.engine import Rollout, Sampling, check_request
+from components.rollout.partial_completion import PartialCompletion
 from components.rollout.weights import check_names, weight_names
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ class VllmEngine:
             UserError: a prompt or the budget is refused, or the time is up; then the engine can still be used.
         """
         check_request(prompts, sampling, self.markers, self.context)
-        drafts = [Draft(tuple(prompt), self.markers, sampling) for prompt in prompts for _ in range(n)]
+        partials = [PartialCompletion(tuple(prompt), self.markers, sampling) for prompt in prompts for _ in range(n)]
         # What is cached decides which prompts are run together, and that decides who draws which random number.
         self._drop_cached_prompts()
         with _random_states_kept(), _without_compiling(), Deadline("vLLM", self.timeout_seconds) as deadline:
             _seed_everything(derive_seed(sampling.seed, *(sampling.places or ())))
-            self._run(drafts, n, deadline)
-        rollouts = [draft.rollout() for draft in drafts]
+            self._run(partials, n, deadline)
+        rollouts = [partial.rollout() for partial in partials]
         return [rollouts[first : first + n] for first in range(0, len(rollouts), n)]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -148,11 +148,11 @@ class VllmEngine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _run(self, drafts: Sequence[Draft], n: int, deadline: Deadline) -> None:
-        """Sample until every draft is finished: what vLLM returns is put on its draft, which may then ask for more."""
-        waiting: dict[str, Sequence[Draft]] = {}
+    def _run(self, partials: Sequence[PartialCompletion], n: int, deadline: Deadline) -> None:
+        """Sample until all are finished: what vLLM returns is put on its completion, which may then ask for more."""
+        waiting: dict[str, Sequence[PartialCompletion]] = {}
 
-        def submit(alike: Sequence[Draft]) -> None:
+        def submit(alike: Sequence[PartialCompletion]) -> None:
             first = alike[0]
             request = first.next_request()
             if request is not None:
@@ -164,17 +164,17 @@ class VllmEngine:
 
         # One request for all rollouts of a prompt is less work for vLLM, but it answers when the last one has ended:
         # too late where rollouts go on with another request.
-        at_once = min(n, MOST_AT_ONCE) if drafts and not drafts[0].sampling.answers else 1
+        at_once = min(n, MOST_AT_ONCE) if partials and not partials[0].sampling.answers else 1
         try:
-            for group in (drafts[first : first + n] for first in range(0, len(drafts), n)):
+            for group in (partials[first : first + n] for first in range(0, len(partials), n)):
                 for first in range(0, n, at_once):
                     submit(group[first : first + at_once])
             while waiting:
-                deadline.check(f"{sum(map(len, waiting.values()))} of {len(drafts)} rollouts were unfinished")
+                deadline.check(f"{sum(map(len, waiting.values()))} of {len(partials)} rollouts were unfinished")
                 for output in self._engine.step():
-                    for draft, completion in zip(waiting.pop(output.request_id), output.outputs, strict=True):
-                        draft.extend(completion.token_ids, completion.logprobs.logprobs)
-                        submit([draft])
+                    for partial, completion in zip(waiting.pop(output.request_id), output.outputs, strict=True):
+                        partial.extend(completion.token_ids, completion.logprobs.logprobs)
+                        submit([partial])
         finally:
             self._engine.abort_request(list(waiting))
 

@@ -15,9 +15,9 @@ import torch
 
 from components.policy.markers import Markers
 from components.rollout.broadcast import Broadcast
-from components.rollout.draft import Draft
 from components.rollout.engine import Alone, Peers, Rollout, Sampling, check_request
 from components.rollout.key import KEY
+from components.rollout.partial_completion import PartialCompletion
 from components.rollout.server_client import BASE, ServerClient, Together
 from components.rollout.server_process import ServerProcess
 from components.rollout.weight_file import AdapterFile, WeightFile
@@ -88,11 +88,11 @@ class VllmServerEngine:
             TemporaryError: the time is up, or a server is gone.
         """
         check_request(prompts, sampling, self.markers, self.context)
-        groups = [[Draft(tuple(prompt), self.markers, sampling) for _ in range(n)] for prompt in prompts]
+        groups = [[PartialCompletion(tuple(prompt), self.markers, sampling) for _ in range(n)] for prompt in prompts]
         shares: list[list[Together]] = [[] for _ in self.servers]
-        for place, drafts in zip(sampling.places or range(len(prompts)), groups, strict=True):
+        for place, partials in zip(sampling.places or range(len(prompts)), groups, strict=True):
             server, engine = self._seats[place % len(self._seats)]
-            shares[server] += Together.of_prompt(drafts, place, engine)
+            shares[server] += Together.of_prompt(partials, place, engine)
 
         async def finish_all() -> None:
             async with asyncio.TaskGroup() as tasks:
@@ -103,7 +103,7 @@ class VllmServerEngine:
             asyncio.run(finish_all())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        return [[draft.rollout() for draft in drafts] for drafts in groups]
+        return [[partial.rollout() for partial in partials] for partials in groups]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take new weights, by the names of the Hugging Face model's state_dict, or adapters, by those of peft.

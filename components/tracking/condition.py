@@ -12,15 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from components.addresses import shown
 from components.errors import UserError
-from components.tracking.store import (
-    EXPERIMENT,
-    database_file,
-    first_line,
-    refusal,
-    tables,
-    tracking_uri,
-    wait_for_server,
-)
+from components.tracking.store import EXPERIMENT, database_file, tables, tracking_uri, wait_for_server
+from components.tracking.trouble import first_line, refusal
 
 
 class Condition(Enum):

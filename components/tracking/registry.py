@@ -8,31 +8,26 @@ version and compared whenever they are fetched. A build keeps some of them in DV
 says how many); on one disk the weights are one file under all their names, see `components/links.py`.
 """
 
-import os
 import re
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
 
 from components.data.digest import dvc_md5
 from components.errors import UserError
-from components.links import WEIGHTS, check_model, copy_model
+from components.links import check_model, copy_model
 from components.names import PATTERN, RULE, check_name
 from components.tracking.card import card
-from components.tracking.store import Store, first_line, quoted, shown
+from components.tracking.store import Store, quoted
+from components.tracking.trouble import first_line
 from components.tracking.version import METRIC_TAG, STEP_TAG, WEIGHTS_TAG, Version, version_of
+from components.tracking.version_files import files_of, log_model, share_with_cache
 
-CHECKPOINT = "checkpoint"  # the type of the logged models that versions are made of
 MODEL_TAG = "thaw.model_id"  # the open-source registry forgets which logged model a version was made from
 EXAMPLES_TAG = "thaw.examples."  # of which examples the figures of a test set are
 REFERENCE = re.compile(rf"(?:models:/)?(?P<name>{PATTERN})(?:/(?P<version>[0-9]+)|@(?P<alias>{PATTERN}))")
@@ -73,7 +68,7 @@ class Registry:
         check_model(folder)
         if version := self._registered(name, run_id, step):
             return version
-        model = self._log_model(folder, f"{name}-step-{step}", run_id, tags)
+        model = log_model(self.store, folder, f"{name}-step-{step}", run_id, tags)
         figures = [
             Metric(key, value, model.creation_timestamp, step, model_id=model.model_id)
             for key, value in metrics.items()
@@ -234,13 +229,13 @@ class Registry:
         """
         version = self.find(reference)
         if folder is None:
-            return self._files(version, None)
+            return files_of(self.store, version, None)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty; name a new folder for the files of {reference}.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Complete or absent: an interrupted download must not pass for a model.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as partial:
-            copy_model(self._files(version, Path(partial)), Path(partial) / "complete")
+            copy_model(files_of(self.store, version, Path(partial)), Path(partial) / "complete")
             (Path(partial) / "complete").replace(folder)
         return folder
 
@@ -252,39 +247,7 @@ class Registry:
         cache: the folder of DVC's cache that is divided by md5.
         """
         for version in self._search(f"run_id = {quoted(run_id)}"):
-            source = self.store.call(
-                self.store.client.get_model_version_download_uri, version.name, str(version.version)
-            )
-            if not is_local_uri(source):
-                continue
-            for file in Path(local_file_uri_to_path(source)).rglob(f"*{WEIGHTS}"):
-                # One that has a second name is shared already.
-                if file.stat().st_nlink == 1:
-                    md5 = dvc_md5(file)
-                    _replace_by_link(file, cache / md5[:2] / md5[2:])
-
-    def _log_model(self, folder: Path, name: str, run_id: str, tags: Mapping[str, str]) -> LoggedModel:
-        client, call = self.store.client, self.store.call
-        model = call(
-            client.create_logged_model,
-            self.store.experiment_id,
-            name=re.sub(r"""[/:.%"']""", "-", name),
-            source_run_id=run_id,
-            params=dict(tags),
-            model_type=CHECKPOINT,
-        )
-        try:
-            if is_local_uri(model.artifact_location):
-                copy_model(folder, Path(local_file_uri_to_path(model.artifact_location)))
-            else:
-                call(client.log_model_artifacts, model.model_id, str(folder))
-        except Exception as error:
-            with suppress(MlflowException):
-                client.finalize_logged_model(model.model_id, "FAILED")
-            if isinstance(error, requests.RequestException):
-                raise UserError(f"MLflow refuses the files of {folder}: {first_line(error)}") from error
-            raise
-        return call(client.finalize_logged_model, model.model_id, "READY")
+            share_with_cache(self.store, version, cache)
 
     def _create_version(self, name: str, model: LoggedModel, run_id: str, step: int, tags: dict[str, str]) -> Version:
         # Looked up at every attempt: an answer that was lost on its way may have left the version behind.
@@ -314,31 +277,6 @@ class Registry:
         aliases = {name: call(client.get_registered_model, name).aliases for name in {item.name for item in found}}
         versions = [version_of(item, aliases[item.name]) for item in found]
         return sorted(versions, key=lambda version: (version.name, version.version))
-
-    def _files(self, version: Version, destination: Path | None) -> Path:
-        """The store's own folder where it is on this machine, else `destination` (None: a new temporary one)."""
-        client, call = self.store.client, self.store.call
-        source = call(client.get_model_version_download_uri, version.name, str(version.version))
-        place = None if destination is None or is_local_uri(source) else str(destination)
-        try:
-            folder = Path(call(download_artifacts, source, dst_path=place, tracking_uri=self.store.uri))
-            if not any(folder.iterdir()):
-                raise FileNotFoundError(source)
-            if version.tags.get(WEIGHTS_TAG, found := dvc_md5(folder)) != found:
-                raise OSError(f"their digest is {found} and not {version.tags[WEIGHTS_TAG]}")
-        except (MlflowException, OSError) as error:
-            raise UserError(
-                f"the files of {version.reference} cannot be read from {shown(source)}: {first_line(error)}"
-            ) from error
-        check_model(folder)
-        return folder
-
-
-def _replace_by_link(file: Path, same: Path) -> None:
-    link = file.with_name(f".{file.name}.link")
-    with suppress(OSError):  # not there, on another disk, or no disk that links
-        os.link(same, link)
-        link.replace(file)
 
 
 def _evaluation_path(version: Version, test_set: str) -> str:

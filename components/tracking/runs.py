@@ -7,13 +7,10 @@ with tracker.run("garl-q0.75-seed0", parent=sweep, params=settings.model_dump())
     run.register(folder, "thaw-skills", step=step, tags={"estimator": "garl"}, metrics={"validation/maj_at_16": 0.5})
 """
 
-import csv
-import io
 import json
 import re
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,20 +19,19 @@ from typing import Any, Self
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
-from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from components.addresses import shown
 from components.errors import UserError
+from components.tracking.csv_text import csv_text
 from components.tracking.lineage import LINEAGE, Lineage
+from components.tracking.metric_writer import MetricWriter
 from components.tracking.registry import Registry
-from components.tracking.store import LONGEST_PAUSE, Store, first_line, is_outage, open_store, quoted
+from components.tracking.store import Store, open_store, quoted
+from components.tracking.trouble import first_line
 from components.tracking.version import Version
 
 SWEEP_TAG = "thaw.sweep"
-FLUSH_SECONDS = 3.0  # how old a metric may get before it is sent
 METRIC_NAME = re.compile(r"[\w/.\- ]+")
-FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")  # https://owasp.org/www-community/attacks/CSV_Injection
-NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*%?", re.ASCII)
 
 
 def connect(root: Path, *, timeout: float | None = None, patience: float = 300.0, make: bool = True) -> "Tracker":
@@ -174,7 +170,7 @@ class Run:
         self._origin = origin  # what it is made from, for the versions it registers
         self._store = store
         self._registry = registry
-        self._writer = _Writer(lambda batch: store.client.log_batch(run_id, metrics=batch))
+        self._writer = MetricWriter(lambda batch: store.client.log_batch(run_id, metrics=batch))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log figures of one step, without waiting for the store.
@@ -212,15 +208,8 @@ class Run:
             call(client.log_artifact, self.id, str(path), folder)
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Keep columns of equal length with the run as `name`.csv, which the UI shows as a table.
-
-        A text that a spreadsheet would take for a formula gets an apostrophe in front, as people write one there.
-        """
-        text = io.StringIO()
-        rows = csv.writer(text)  # its own line end; with another, Python leaves a \r in a cell without quotes
-        rows.writerow(map(_cell, columns))
-        rows.writerows(map(_cell, row) for row in zip(*columns.values(), strict=True))
-        self._store.call(self._store.client.log_text, self.id, text.getvalue(), f"{name}.csv")
+        """Keep columns of equal length with the run as `name`.csv, which the UI shows as a table."""
+        self._store.call(self._store.client.log_text, self.id, csv_text(columns), f"{name}.csv")
 
     def register(
         self, folder: Path, name: str, *, step: int, tags: Mapping[str, str], metrics: Mapping[str, float]
@@ -270,67 +259,6 @@ class Run:
             self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         except UserError as second:
             error.add_note(str(second))  # what went wrong first matters more
-
-
-class _Writer:
-    """Sends metrics from a thread of its own, so that a slow or absent store never holds up training."""
-
-    def __init__(self, send: Callable[[list[Metric]], object]):
-        self.refusal: Exception | None = None  # why the store will never take these metrics
-        self._send = send
-        self._pending: list[Metric] = []  # extended here, cut by the thread; both are atomic
-        self._closing = threading.Event()
-        self._abandoned = threading.Event()
-        self._hurry = threading.Event()  # do not wait for the next few seconds to pass
-        self._thread = threading.Thread(target=self._work, name="mlflow-metrics", daemon=True)
-        self._thread.start()
-
-    def put(self, metrics: list[Metric]) -> None:
-        self._pending.extend(metrics)
-
-    def flush(self, limit: float) -> None:
-        deadline = time.monotonic() + limit
-        self._hurry.set()
-        while self._pending and not self.refusal and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-    def close(self, limit: float) -> int:
-        """Send what is left for at most `limit` seconds; returns how many values could not be sent."""
-        self._closing.set()
-        self._hurry.set()
-        self._thread.join(limit)
-        self._abandoned.set()
-        return len(self._pending)
-
-    def _work(self) -> None:
-        closing = False
-        while not closing:
-            self._hurry.wait(FLUSH_SECONDS)
-            self._hurry.clear()
-            closing = self._closing.is_set()  # nothing is put after it
-            while batch := self._pending[:MAX_METRICS_PER_BATCH]:
-                if not self._delivered(batch):
-                    return
-                del self._pending[: len(batch)]
-
-    def _delivered(self, batch: list[Metric]) -> bool:
-        pause = 0.5
-        while True:
-            try:
-                self._send(batch)
-                return True
-            except Exception as error:  # whatever it is: nobody hears of it in this thread
-                if not is_outage(error):
-                    self.refusal = error
-                    return False
-            if self._abandoned.wait(pause):
-                return False
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _cell(value: Any) -> Any:
-    formula = isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value)
-    return f"'{value}" if formula else value
 
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Any]:

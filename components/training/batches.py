@@ -37,7 +37,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Piece:
+class GroupSlice:
     """Some rollouts of a group that are run together, and their coefficients, if those are known before they are run.
 
     coefficients: [1, M] of the whole group.
@@ -58,7 +58,7 @@ class Piece:
         return len(self.group.prompt) + sum(map(len, {row.read for row in self.rows}))
 
     @property
-    def trained(self) -> "Piece":
+    def trained(self) -> "GroupSlice":
         """The part of it that carries a gradient; all of it while its coefficients are not known."""
         if self.coefficients is None:
             return self
@@ -72,43 +72,45 @@ class Piece:
         members = list(self.members)
         return self.coefficients.score[0, members], self.coefficients.path[0, members]
 
-    def weighed(self, coefficients: Coefficients) -> "Piece":
+    def with_coefficients(self, coefficients: Coefficients) -> "GroupSlice":
+        """The same rollouts, with the coefficients of their group."""
         return replace(self, coefficients=coefficients)
 
     @property
     def longest(self) -> int:
+        """How many ids its longest row reads."""
         return max(len(row.read) for row in self.rows)
 
 
-def cut(piece: Piece, most_tokens: int) -> Iterator[Piece]:
-    """Cut a piece into ones of at most `most_tokens` ids, neighbours in length together; one row is the least.
+def cut(part: GroupSlice, most_tokens: int) -> Iterator[GroupSlice]:
+    """Cut a slice into ones of at most `most_tokens` ids, neighbours in length together; one row is the least.
 
     The group's coefficients have to be known, or it is not to be cut at all.
     """
-    prompt, reads = len(piece.group.prompt), [row.read for row in piece.group.rows]
+    prompt, reads = len(part.group.prompt), [row.read for row in part.group.rows]
     alike: dict[tuple[int, ...], list[int]] = {}
-    for member in sorted(piece.members, key=lambda index: len(reads[index])):
+    for member in sorted(part.members, key=lambda index: len(reads[index])):
         alike.setdefault(reads[member], []).append(member)
     members: list[int] = []
     tokens = prompt
     for read, same in alike.items():
         if members and tokens + len(read) > most_tokens:
-            yield Piece(piece.group, tuple(sorted(members)), piece.coefficients)
+            yield GroupSlice(part.group, tuple(sorted(members)), part.coefficients)
             members, tokens = [], prompt
         members += same
         tokens += len(read)
     if members:
-        yield Piece(piece.group, tuple(sorted(members)), piece.coefficients)
+        yield GroupSlice(part.group, tuple(sorted(members)), part.coefficients)
 
 
-def micro_batches(pieces: Sequence[Piece], most_tokens: int) -> list[list[Piece]]:
-    """Put pieces into batches of at most `most_tokens` ids, neighbours in length together; larger ones stand alone."""
-    batches: list[list[Piece]] = []
+def micro_batches(slices: Sequence[GroupSlice], most_tokens: int) -> list[list[GroupSlice]]:
+    """Put slices into batches of at most `most_tokens` ids, neighbours in length together; larger ones stand alone."""
+    batches: list[list[GroupSlice]] = []
     room = 0
-    for piece in sorted(pieces, key=lambda piece: piece.longest):
-        if piece.tokens > room:
+    for part in sorted(slices, key=lambda part: part.longest):
+        if part.tokens > room:
             batches.append([])
             room = most_tokens
-        batches[-1].append(piece)
-        room -= piece.tokens
+        batches[-1].append(part)
+        room -= part.tokens
     return batches

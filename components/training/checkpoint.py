@@ -30,6 +30,12 @@ class RunState:
     # Rollouts of the next step, by place, where they were sampled a step ahead, from weights that are gone.
     ahead: list[list[dict[str, Any]]] = field(default_factory=list)
 
+    def kept(self, keep: int | None) -> set[int]:
+        """The steps whose checkpoints are kept: the last ones and the best; all where `keep` is None."""
+        steps = sorted(map(int, self.versions))
+        last = steps[-(keep or len(steps)) :]
+        return {*last, self.best_step}
+
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a folder that appears under its name only when it is complete."""

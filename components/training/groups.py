@@ -7,7 +7,7 @@ import torch
 
 from components.config import Arm, Settings
 from components.data.example import Example
-from components.data.prepare import example
+from components.data.split_files import example
 from components.evaluation.answers import exact_match
 from components.policy.model import Codec
 from components.randomness import derive_seed, generator

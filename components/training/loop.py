@@ -1,20 +1,17 @@
 """Training one arm: sample rationales, weigh them, update, validate, keep; killed at any moment it can go on."""
 
-import csv
-import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from components.config import Arm, Settings
-from components.data.digest import dvc_md5
-from components.data.prepare import example, load_split
+from components.data.split_files import example, load_split
 from components.errors import UserError
 from components.evaluation.evaluate import Scored, answer, summarize
 from components.evaluation.metrics import Estimate, finite
@@ -26,7 +23,6 @@ from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine, sampled_model
 from components.tracking.runs import Run, Tracker
-from components.training.batches import Group
 from components.training.checkpoint import (
     RunState,
     find_state,
@@ -38,34 +34,16 @@ from components.training.checkpoint import (
 from components.training.groups import GroupSampler, gold_group
 from components.training.live import live_figures, told
 from components.training.ranks import Ranks, lost_processes_told
+from components.training.record import RECORD, TrainingRecord, identity_of, write_curves
+from components.training.rollout_table import rollout_table
 from components.training.stream import GroupStream
-from components.training.trainer import UpdateReport, Weighed, give_weights, open_trainer
+from components.training.trainer import give_weights, open_trainer
 from components.training.turn import Turn
 from components.training.zero import start_ranks
 
-RECORD = "train.json"
 SWITCH_TAG = "thaw.switch.step-"  # with the step's number: what is done from there on, and why
 COLLAPSE = 0.1  # of the peak, at or below which validation counts as fallen to near zero
 STOPPED_TAG = "thaw.stopped."  # with step and reason, of a run that a race ended
-NOT_OF_A_RUN = {"arms", "seeds", "probe", "promote", "race", "sweep", "teaching"}  # settings that no run depends on
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What a finished run leaves behind in train.json."""
-
-    identity: dict[str, Any]
-    arm: str
-    seed: int
-    steps: int
-    best_step: int
-    validation: float  # maj@k of the best step, a fraction of 1
-    wall_seconds: float
-    mlflow_run_id: str
-    model_name: str
-    model_version: int  # the registered version of the best step
-    stopped: str | None  # why a race ended it before its time
-    validated: dict[str, dict[str, list[float | None]]]  # as RunState has it
 
 
 def train(
@@ -97,9 +75,9 @@ def train(
             f"--until {until}: a run pauses where it is validated; write a multiple of train.validate_every ="
             f" {settings.train.validate_every}."
         )
-    identity = _identity(settings, arm, seed, data, base)
+    identity = identity_of(settings, arm, seed, data, base)
     if (out / RECORD).exists():
-        record = TrainingRecord(**json.loads((out / RECORD).read_text(encoding="utf-8")))
+        record = TrainingRecord.read(out)
         stop = settings.race.stopped.get(arm.name)
         refuse_other(
             record.identity | {"race.stopped": record.stopped}, identity | {"race.stopped": stop and stop.reason}, out
@@ -110,16 +88,6 @@ def train(
     start_ranks()
     with lost_processes_told():
         return _ArmRun(settings, arm, seed, identity, data=data, base=base, out=out).run(tracker, until)
-
-
-def _identity(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:
-    return {
-        "settings": settings.model_dump(mode="json", exclude=NOT_OF_A_RUN),
-        "arm": arm.name,
-        "seed": seed,
-        "data": dvc_md5(data),
-        "base": dvc_md5(base),
-    }
 
 
 class _ArmRun:
@@ -224,7 +192,7 @@ class _ArmRun:
         """Fetch back the checkpoints of an interrupted run: DVC removes a stage's outputs before it runs it again."""
         for step, version in self.state.versions.items():
             folder = self.out / "checkpoints" / f"step-{step}"
-            if not folder.exists() and int(step) in self._kept():
+            if not folder.exists() and int(step) in self.state.kept(self.settings.train.keep):
                 tracker.registry.download(f"{self.model_name}/{version}", folder)
 
     def _tracked(self, tracker: Tracker) -> Run:
@@ -265,7 +233,9 @@ class _ArmRun:
         self._check_mismatch(metrics.get("mismatch/mean_abs", 0.0), step)
         every = self.settings.rollout.table_every
         if run and every and step % every == 0:
-            run.table(f"rollouts/step-{step + 1}", self._table(groups, report, step))
+            draws = generator(self.seed, "table", step)
+            table = rollout_table(groups, report, self.codec, self.settings.rollout.table_rows, draws)
+            run.table(f"rollouts/step-{step + 1}", table)
         finished = time.perf_counter()
         rollouts = [group.rollouts for group in groups]
         everyone = [members for part in self.ranks.gather(rollouts) for members in part]
@@ -298,34 +268,6 @@ class _ArmRun:
                 " weights of an earlier step, or it computes in lower precision; resume, or raise the bound."
             )
 
-    def _table(self, groups: Sequence[Group], report: UpdateReport, step: int) -> dict[str, list[Any]]:
-        """Some of the rollouts that were trained on, drawn at random, for people to read."""
-        by_place = {group.place: group for group in groups}
-        rows = [
-            self._row(by_place[weighed.place], weighed, index)
-            for weighed in report.weighed
-            if weighed.place in by_place  # other processes' groups are not here
-            for index in range(len(weighed.score))
-        ]
-        drawn = torch.randperm(len(rows), generator=generator(self.seed, "table", step))
-        chosen = [rows[index] for index in sorted(drawn[: self.settings.rollout.table_rows].tolist())]
-        return {name: [row[name] for row in chosen] for name in (rows[0] if rows else ())}
-
-    def _row(self, group: Group, weighed: Weighed, index: int) -> dict[str, Any]:
-        rollout = group.rollouts[index]
-        return {
-            "example": group.example,
-            "prompt": self.codec.text(group.prompt),
-            "rationale": self.codec.text(rollout.rationale_ids),
-            "answer": self.codec.text(group.answers[index]),  # the gold one, or the sampled one where that is scored
-            "w": weighed.w[index] if weighed.w else "",
-            "reward": "" if group.reward is None else group.reward[index],
-            "score": weighed.score[index],
-            "path": weighed.path[index],
-            "finish_reason": rollout.finish_reason,
-            "forced": rollout.forced_end > 0,
-        }
-
     def _validate(self, stream: GroupStream, run: Run | None, step: int) -> dict[str, float]:
         """Score the validation split together; the first process keeps the checkpoint, which may get to be final."""
         stream.renew_after_sampling()
@@ -347,7 +289,7 @@ class _ArmRun:
         if result.maj_at_k.value >= self.state.best_score:
             self.state.best_step, self.state.best_score = step, result.maj_at_k.value
         self._look_for_collapse(result.maj_at_k, step)
-        for other in set(map(int, self.state.versions)) - self._kept():
+        for other in set(map(int, self.state.versions)) - self.state.kept(self.settings.train.keep):
             shutil.rmtree(self.out / "checkpoints" / f"step-{other}", ignore_errors=True)
         say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
         return figures | {f"validation/{name}": value for name, value in result.by_kind().items()}
@@ -372,12 +314,6 @@ class _ArmRun:
             {place: replace(one, log_p=value) for (place, one, _), value in zip(found, log_p, strict=True)}
         )
 
-    def _kept(self) -> set[int]:
-        """The steps whose checkpoints are kept: the last ones and the best; all where train.keep is null."""
-        steps = sorted(map(int, self.state.versions))
-        last = steps[-(self.settings.train.keep or len(steps)) :]
-        return {*last, self.state.best_step}
-
     def _look_for_collapse(self, now: Estimate, step: int) -> None:
         """Warn where validation has fallen to a tenth of its peak, both told apart from chance; end the run if set."""
         best = self.state.best_score
@@ -399,7 +335,7 @@ class _ArmRun:
             run.tag(f"{STOPPED_TAG}reason", self.stop.reason)
         best = self.out / "checkpoints" / f"step-{state.best_step}"
         write_folder(self.out / "final", lambda partial: copy_model(best, partial))
-        _write_curves(self.out / "curves.csv", state.curves)
+        write_curves(self.out / "curves.csv", state.curves)
         version = state.versions[str(state.best_step)]
         record = TrainingRecord(
             identity=state.identity,
@@ -415,7 +351,7 @@ class _ArmRun:
             stopped=self.stop and self.stop.reason,
             validated=state.validated,
         )
-        (self.out / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        record.write(self.out)
         shutil.rmtree(self.out / "state")
         return record
 
@@ -426,13 +362,3 @@ def _rollout_metrics(rollouts: Sequence[Sequence[Rollout]]) -> dict[str, float]:
         "rollout/rationale_length": sum(len(rollout.rationale_ids) for rollout in flat) / len(flat),
         "rollout/forced_share": sum(rollout.forced_end > 0 for rollout in flat) / len(flat),
     }
-
-
-def _write_curves(path: Path, curves: Iterable[Mapping[str, float]]) -> None:
-    """One line a step; figures that a step does not have (validation, between validations) are left empty."""
-    rows = list(curves)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)

@@ -1,8 +1,6 @@
 """The policy under training: one update from one step's rollouts, on any number of processes."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -12,108 +10,19 @@ from transformers import PreTrainedModel
 
 from components.config import Arm, Method, Settings, TrainSettings
 from components.errors import UserError
-from components.objective import estimators, importance, rewards
-from components.objective.commitment import ATTENUATION
+from components.objective import estimators, importance
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs
 from components.policy.lora import adapters, add_adapters
 from components.randomness import generator
 from components.rollout.engine import RolloutEngine
 from components.rollout.transformers_engine import TransformersEngine
-from components.training.batches import Group, Piece, cut, micro_batches
+from components.training.batches import Group, GroupSlice, cut, micro_batches
+from components.training.coefficients import by_rewards, by_weights
 from components.training.ranks import Ranks
 from components.training.turn import Turn
+from components.training.update_report import RolloutWeights, UpdateReport
 from components.training.zero import discard_gradients, full_weights, load_policy, open_deepspeed, start_ranks
-
-BY_REWARD = {
-    Method.GRPO: rewards.grpo,
-    Method.DR_GRPO: rewards.dr_grpo,
-    Method.RLOO: rewards.rloo,
-    Method.MAXRL: rewards.maxrl,
-    Method.STAR: rewards.star,
-}
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """What a group's rollouts were worth, a value each.
-
-    place: of the group in its step.
-    w: p(y given x, z) of the gold answer, times the rollout's importance weight if there is one; empty where there are
-        rewards.
-    """
-
-    place: int
-    w: list[float]
-    score: list[float]
-    path: list[float]
-
-
-@dataclass
-class UpdateReport:
-    """What one update saw, a value a group unless said otherwise; means are taken when it is logged."""
-
-    p: list[float] = field(default_factory=list)  # w_bar, or the mean reward where no w exists
-    log_p: list[float] = field(default_factory=list)  # of w_bar, in nats, which P itself may underflow; -inf at P = 0
-    q: list[float] = field(default_factory=list)  # where each example has its own: its rollouts' mean
-    kinds: list[str] = field(default_factory=list)  # of the examples, in the order of p
-    effective_reward: list[float] = field(default_factory=list)
-    effective_samples: list[float] = field(default_factory=list)
-    without_gradient: int = 0  # groups
-    rollouts: int = 0
-    trained: int = 0  # rollouts that had a gradient pass
-    not_finite: list[str] = field(default_factory=list)  # examples
-    padding: list[float] = field(default_factory=list)  # share of places without an id, a value a pass
-    loss: float = 0.0  # the surrogate whose gradient was taken, of the whole step
-    grad_norm: float = 0.0  # before clipping, of the whole step
-    mismatch: list[Tensor] = field(default_factory=list)  # log p of sampler minus trainer, [sampled ids] each
-    at_bound: list[Tensor] = field(default_factory=list)  # which importance weights the bound changed
-    weighed: list[Weighed] = field(default_factory=list)
-
-    @classmethod
-    def merge(cls, parts: Sequence["UpdateReport"]) -> "UpdateReport":
-        """The report of a step from those of its processes."""
-        merged = cls()
-        for item in fields(cls):
-            for part in parts:
-                setattr(merged, item.name, getattr(merged, item.name) + getattr(part, item.name))
-        return merged
-
-    @property
-    def mean_log_p(self) -> float | None:
-        """The mean of log P, in nats, over the examples that have any chance; None where none has."""
-        logs = [log_p for log_p in self.log_p if math.isfinite(log_p)]
-        return sum(logs) / len(logs) if logs else None
-
-    def metrics(self) -> dict[str, float]:
-        groups = len(self.p)
-        metrics = {
-            "train/p_estimate": sum(self.p) / groups,
-            "train/escaped": sum(p >= ATTENUATION for p in self.p) / groups,
-            "train/groups_without_gradient": float(self.without_gradient),
-            "train/rollouts_trained": self.trained / max(1, self.rollouts),
-            "train/skipped": float(bool(self.not_finite)),
-            "train/padding": sum(self.padding) / max(1, len(self.padding)),
-            "train/loss": self.loss,
-            "train/grad_norm": self.grad_norm,
-        }
-        for kind in sorted({kind for kind in self.kinds if kind}):
-            members = [p for p, of in zip(self.p, self.kinds, strict=True) if of == kind]
-            metrics[f"train/kinds/{kind}/p_estimate"] = sum(members) / len(members)
-        if self.effective_reward:
-            metrics["train/effective_reward"] = sum(self.effective_reward) / groups
-        if self.q:
-            metrics["train/q"] = sum(self.q) / groups
-        if self.effective_samples:
-            metrics["train/effective_samples"] = sum(self.effective_samples) / groups
-        if self.mismatch:
-            gap = torch.cat(self.mismatch)
-            metrics["mismatch/mean_abs"] = gap.abs().mean().item()
-            metrics["mismatch/max_abs"] = gap.abs().max().item()
-            metrics["mismatch/kl"] = gap.mean().item()  # of the sampler from the trainer, estimated on its samples
-        if self.at_bound:
-            metrics["mismatch/weights_at_bound"] = torch.cat(self.at_bound).double().mean().item()
-        return metrics
 
 
 def open_trainer(settings: Settings, arm: Arm, seed: int, base: Path) -> "Trainer":
@@ -208,15 +117,15 @@ class Trainer:
         groups: this process's; every process has to ask, if only for none.
         """
         most = self.settings.micro_batch_tokens
-        whole = [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
-        found = self._score([part for piece in whole for part in cut(piece, most)], UpdateReport())
+        whole = [GroupSlice(group, tuple(range(len(group.rollouts)))) for group in groups]
+        found = self._score([part for one in whole for part in cut(one, most)], UpdateReport())
         return [estimators.log_mean(found[id(group)][:1]).item() for group in groups]
 
     def _accumulate_all(self, groups: Sequence[Group], step: int) -> UpdateReport:
         """Leave the whole step's gradient with DeepSpeed; returns what all processes saw."""
         report = UpdateReport(rollouts=sum(len(group.rollouts) for group in groups))
         rollouts = sum(self.ranks.gather(report.rollouts))
-        batches = micro_batches(self._pieces(groups, step, report), self.settings.micro_batch_tokens)
+        batches = micro_batches(self._slices(groups, step, report), self.settings.micro_batch_tokens)
         passes = self.ranks.most(len(batches))
         for number in range(passes):
             self.engine.set_gradient_accumulation_boundary(number == passes - 1)
@@ -230,109 +139,109 @@ class Trainer:
                 " them, lower train.learning_rate, or set train.non_finite to skip."
             )
 
-    def _pieces(self, groups: Sequence[Group], step: int, report: UpdateReport) -> list[Piece]:
-        """What needs a gradient pass, in pieces that fit.
+    def _slices(self, groups: Sequence[Group], step: int, report: UpdateReport) -> list[GroupSlice]:
+        """What needs a gradient pass, in slices that fit.
 
         Where there are rewards they give the coefficients. Others follow from log p(y given z): a group that fits is
         weighed in its gradient pass, one that does not is scored before, without a graph.
         """
         most = self.settings.micro_batch_tokens
-        whole = [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
+        whole = [GroupSlice(group, tuple(range(len(group.rollouts)))) for group in groups]
         if self.arm.samples_answers:
             early = whole
             weighed = [self._coefficients(group, None, None, step, report) for group in groups]
         else:
-            early = [piece for piece in whole if piece.tokens > most]
-            scored = self._score([part for piece in early for part in cut(piece, most)], report)
-            weighed = [self._coefficients(piece.group, *scored[id(piece.group)], step, report) for piece in early]
-        known = {id(piece.group) for piece in early}
-        pieces = [piece for piece in whole if id(piece.group) not in known]
-        for piece, coefficients in zip(early, weighed, strict=True):
-            pieces += cut(piece.weighed(coefficients).trained, most)
-        return pieces
+            early = [part for part in whole if part.tokens > most]
+            scored = self._score([part for one in early for part in cut(one, most)], report)
+            weighed = [self._coefficients(part.group, *scored[id(part.group)], step, report) for part in early]
+        known = {id(part.group) for part in early}
+        slices = [part for part in whole if id(part.group) not in known]
+        for part, coefficients in zip(early, weighed, strict=True):
+            slices += cut(part.with_coefficients(coefficients).trained, most)
+        return slices
 
     @torch.no_grad()
-    def _score(self, pieces: Sequence[Piece], report: UpdateReport) -> dict[int, Tensor]:
-        """log w and log r of whole groups from all their pieces, [2, M] by the group's identity, without a graph."""
-        found = {id(piece.group): torch.zeros(2, len(piece.group.rollouts)).double() for piece in pieces}
-        batches = micro_batches(pieces, self.settings.micro_batch_tokens)
+    def _score(self, slices: Sequence[GroupSlice], report: UpdateReport) -> dict[int, Tensor]:
+        """log w and log r of whole groups from all their slices, [2, M] by the group's identity, without a graph."""
+        found = {id(part.group): torch.zeros(2, len(part.group.rollouts)).double() for part in slices}
+        batches = micro_batches(slices, self.settings.micro_batch_tokens)
         for number in range(self.ranks.most(len(batches))):
-            pieces = batches[number] if number < len(batches) else []
-            values = self._forward(pieces, report)[1:].cpu()
-            for piece, weights in _by_piece(pieces, values):
-                found[id(piece.group)][:, list(piece.members)] = weights.double()
+            slices = batches[number] if number < len(batches) else []
+            values = self._forward(slices, report)[1:].cpu()
+            for part, weights in _by_slice(slices, values):
+                found[id(part.group)][:, list(part.members)] = weights.double()
         # ZeRO 3 has begun to gather weights for a way back that does not come.
         self.engine.empty_partition_cache()
         return found
 
-    def _accumulate(self, pieces: Sequence[Piece], rollouts: int, step: int, report: UpdateReport) -> None:
+    def _accumulate(self, slices: Sequence[GroupSlice], rollouts: int, step: int, report: UpdateReport) -> None:
         """Add one micro-batch's share of the gradient; rollouts counts those of the whole step.
 
-        Without pieces it is a pass for the other processes' sake, which wait for this one in every pass.
+        Without slices it is a pass for the other processes' sake, which wait for this one in every pass.
         """
         # What was scored before was compared with the sampler then.
-        is_first = any(piece.coefficients is None for piece in pieces) or self.arm.samples_answers
-        values = self._forward(pieces, report if is_first else UpdateReport())
-        pieces = [
-            piece if piece.coefficients else piece.weighed(self._coefficients(piece.group, *found, step, report))
-            for piece, found in _by_piece(pieces, values.detach()[1:])
+        is_first = any(part.coefficients is None for part in slices) or self.arm.samples_answers
+        values = self._forward(slices, report if is_first else UpdateReport())
+        slices = [
+            part if part.coefficients else part.with_coefficients(self._coefficients(part.group, *found, step, report))
+            for part, found in _by_slice(slices, values.detach()[1:])
         ]
-        trained = [part for part in (piece.trained for piece in pieces) if part.members]
-        if self._is_worth_another_pass(pieces, trained):
-            pieces, values = trained, None  # the first graph goes before the second comes
-            values = self._forward(pieces, UpdateReport())
+        trained = [part for part in (one.trained for one in slices) if part.members]
+        if self._should_recompute(slices, trained):
+            slices, values = trained, None  # the first graph goes before the second comes
+            values = self._forward(slices, UpdateReport())
         loss = 0 * values[:2].sum()  # a masked importance weight is -inf
-        for piece, (of_rationale, of_answer, log_r) in _by_piece(pieces, values):
-            score, path = (weights.to(values.device) for weights in piece.weights)
+        for part, (of_rationale, of_answer, log_r) in _by_slice(slices, values):
+            score, path = (weights.to(values.device) for weights in part.weights)
             if self.arm.samples_answers:
                 score, path = score * log_r.exp(), path * log_r.exp()
             # A rollout of weight zero has log p(y) = -inf, and 0 * -inf would be NaN.
             terms = torch.where(score == 0, 0, score * of_rationale) + torch.where(path == 0, 0, path * of_answer)
             loss = loss - terms.sum() / rollouts
-            report.trained += len(piece.trained.members)
+            report.trained += len(part.trained.members)
         self.engine.backward(loss * self.ranks.size)  # DeepSpeed averages over processes
         report.loss += loss.item()
         if not self.watch.finite():
-            report.not_finite += [piece.group.example for piece in pieces]
+            report.not_finite += [part.group.example for part in slices]
 
-    def _forward(self, pieces: Sequence[Piece], report: UpdateReport) -> Tensor:
+    def _forward(self, slices: Sequence[GroupSlice], report: UpdateReport) -> Tensor:
         """[3, rows]: log p of rationale and of answer, weighed by token where so set, and the log importance weight."""
-        batch = self._collate(pieces, report)
+        batch = self._collate(slices, report)
         logprobs = self.engine(batch)
-        log_ratio = _log_ratio(pieces, logprobs, batch, report)
+        log_ratio = _log_ratio(slices, logprobs, batch, report)
         log_r = self._log_r(log_ratio, batch, report)
-        if self._weighs("token"):
+        if self._corrects("token"):
             ratios = self._bounded(log_ratio, report).exp()
             logprobs = torch.where(ratios == 0, 0, ratios * logprobs)
         return torch.stack([*sequence_logprobs(logprobs, batch), log_r])
 
-    def _is_worth_another_pass(self, pieces: Sequence[Piece], trained: Sequence[Piece]) -> bool:
+    def _should_recompute(self, slices: Sequence[GroupSlice], trained: Sequence[GroupSlice]) -> bool:
         """Whether to read what carries a gradient once more rather than go back through all that was read.
 
         The way back costs twice the way there: 3 for each id trained against 2 for each id read, and what a pass costs
         besides: just below two thirds it was measured to lose. All processes decide as one, since they read together.
         """
-        counts = self.ranks.gather([sum(piece.tokens for piece in some) for some in (pieces, trained)])
+        counts = self.ranks.gather([sum(part.tokens for part in some) for some in (slices, trained)])
         read, needed = (sum(column) for column in zip(*counts, strict=True))
         return 2 * needed < read
 
-    def _weighs(self, level: str) -> bool:
+    def _corrects(self, level: str) -> bool:
         return self.settings.importance_weights != "none" and self.settings.importance_level == level
 
     def _log_r(self, log_ratio: Tensor, batch: RowBatch, report: UpdateReport) -> Tensor:
         """The log importance weight of each row's rollout as a whole, [rows]; 0 where rollouts are not weighed so."""
         rationale, answer = sequence_logprobs(log_ratio, batch)
-        return self._bounded(rationale + answer, report) if self._weighs("sequence") else torch.zeros_like(rationale)
+        return self._bounded(rationale + answer, report) if self._corrects("sequence") else torch.zeros_like(rationale)
 
     def _bounded(self, log_ratio: Tensor, report: UpdateReport) -> Tensor:
         log_r = importance.bounded(log_ratio, self.settings.importance_weights, self.settings.importance_bound)
         report.at_bound.append((log_r != log_ratio).cpu())
         return log_r
 
-    def _collate(self, pieces: Sequence[Piece], report: UpdateReport) -> RowBatch:
-        if not pieces:
+    def _collate(self, slices: Sequence[GroupSlice], report: UpdateReport) -> RowBatch:
+        if not slices:
             return self.scorer.collate([(0,)], [[Row((0,), (0,), 0)]])
-        batch = self.scorer.collate([piece.group.prompt for piece in pieces], [piece.rows for piece in pieces])
+        batch = self.scorer.collate([part.group.prompt for part in slices], [part.rows for part in slices])
         report.padding.append(batch.padding)
         return batch
 
@@ -343,18 +252,22 @@ class Trainer:
         report.kinds.append(group.kind)
         if log_w is None or log_r is None:
             reward = torch.tensor([group.reward], dtype=torch.float64)
-            coefficients = BY_REWARD[self.turn.method](reward)
+            coefficients = by_rewards(self.turn, reward)
             report.p.append(reward.mean().item())
         else:
             log_r = log_r[None].cpu()
             log_w = log_w[None].cpu() + log_r
-            coefficients = importance.reweigh(self._weigh(log_w, step, group.place), log_r)
+            draws = generator(self.seed, "paft", step, group.place)
+            estimate = by_weights(self.turn, log_w, arm=self.arm, settings=self.settings, draws=draws)
+            coefficients = importance.reweigh(estimate, log_r)
             if self.turn.method is Method.GARL_SCORE:  # behind reweigh, which tells the baseline by the path
                 coefficients = coefficients.score_only
             self._report_weights(log_w, report)
         report.without_gradient += int((~coefficients.carries_gradient).sum())
         w = [] if log_w is None else log_w[0].exp().tolist()
-        report.weighed.append(Weighed(group.place, w, coefficients.score[0].tolist(), coefficients.path[0].tolist()))
+        report.rollout_weights.append(
+            RolloutWeights(group.place, w, coefficients.score[0].tolist(), coefficients.path[0].tolist())
+        )
         return coefficients
 
     def _report_weights(self, log_w: Tensor, report: UpdateReport) -> None:
@@ -367,22 +280,6 @@ class Trainer:
         else:
             report.q += estimators.each_commitment(log_w).mean(1).tolist()
         report.effective_samples += estimators.effective_sample_size(log_w).tolist()
-
-    def _weigh(self, log_w: Tensor, step: int, place: int) -> Coefficients:
-        """The coefficients of one group, [1, M], as this step's estimator has them."""
-        method, q = self.turn.method, self.turn.q
-        baseline = self.settings.baseline and method is not Method.GARL_PLUGIN
-        if q is None:
-            found = estimators.garl_each(log_w, baseline=baseline, normalize=False)
-        elif method is Method.PAFT:
-            draws = generator(self.seed, "paft", step, place)
-            found = estimators.paft(log_w, q, normalize=False, generator=draws)
-        else:
-            debias = method is Method.GARL_DEBIASED
-            found = estimators.garl(log_w, q, baseline=baseline, debias=debias, normalize=False)
-        # M^q would change the size of the step whenever q moves: there M it is, as at q = 1.
-        power = 1.0 if self.arm.q is None else self.arm.q
-        return found.scaled(log_w.shape[-1] ** -power) if self.settings.normalize else found
 
     def _set_learning_rate(self, step: int) -> None:
         left = 1 - step / self.settings.steps if self.settings.schedule == "linear" else 1.0
@@ -439,20 +336,20 @@ def _add(total: Tensor, gradient: Tensor) -> None:
     total.add_(gradient)
 
 
-def _by_piece(pieces: Sequence[Piece], values: Tensor) -> list[tuple[Piece, Tensor]]:
-    """Each piece with its part of [..., rows]; nothing of a batch that stands in for none."""
-    sizes = [len(piece.members) for piece in pieces]
-    return list(zip(pieces, values[..., : sum(sizes)].split(sizes, -1), strict=True)) if pieces else []
+def _by_slice(slices: Sequence[GroupSlice], values: Tensor) -> list[tuple[GroupSlice, Tensor]]:
+    """Each slice with its part of [..., rows]; nothing of a batch that stands in for none."""
+    sizes = [len(part.members) for part in slices]
+    return list(zip(slices, values[..., : sum(sizes)].split(sizes, -1), strict=True)) if slices else []
 
 
-def _log_ratio(pieces: Sequence[Piece], logprobs: Tensor, batch: RowBatch, report: UpdateReport) -> Tensor:
+def _log_ratio(slices: Sequence[GroupSlice], logprobs: Tensor, batch: RowBatch, report: UpdateReport) -> Tensor:
     """log p of the trainer minus the sampler's, [T], over every scored id; 0 for those that nobody sampled (gold)."""
     log_ratio = torch.zeros_like(logprobs.detach())
-    if not pieces:
+    if not slices:
         return log_ratio
-    answers_sampled = pieces[0].group.reward is not None
+    answers_sampled = slices[0].group.reward is not None
     sampled: list[float] = []
-    for rollout in (piece.group.rollouts[member] for piece in pieces for member in piece.members):
+    for rollout in (part.group.rollouts[member] for part in slices for member in part.members):
         thought = len(rollout.rationale_ids)
         sampled += rollout.logprobs[: thought - rollout.forced_end]
         sampled += rollout.logprobs[thought:] if answers_sampled else ()

@@ -8,8 +8,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.peak import peak_of
-from components.capacity import Capacity, capacity, micro_batch_bytes
+from components.capacity import Capacity, capacity
 from components.errors import UserError
+from components.pass_memory import micro_batch_bytes
 from components.policy.logprobs import Row, Scorer
 from components.policy.lora import add_adapters
 from components.policy.model import load_shapes

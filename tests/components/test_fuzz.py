@@ -17,7 +17,7 @@ from hypothesis import strategies as some
 
 from components.config import Settings, load_settings
 from components.data.example import Loaded
-from components.data.prepare import TASKS
+from components.data.raw_files import TASKS
 from components.data.reading import collect, open_text
 from components.errors import UserError
 from components.evaluation import answers

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from components.config import Arm, Settings
-from components.data.prepare import example, load_split
+from components.data.split_files import example, load_split
 from components.forecast import Forecast, escape_times
 from components.look_ahead import look_ahead, with_gradient
 from components.policy.base import make_base

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from components.config import Arm
 from components.data.example import Example
-from components.data.prepare import load_split
 from components.data.skills import KINDS
+from components.data.split_files import load_split
 from components.policy.base import make_base
 from components.policy.embedded import build_model, build_tokenizer
 from components.policy.model import Codec

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.data.example import Loaded
-from components.data.prepare import TASKS
+from components.data.raw_files import TASKS
 from components.data.reading import DUPLICATE_ID, collect
 
 FILES = ["finqa/dev.json", "hotpotqa/dev_distractor.json", "musique/dev.jsonl"]

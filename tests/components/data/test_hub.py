@@ -11,7 +11,7 @@ import pytest
 from components.config import HubSource, load_settings
 from components.data import hub
 from components.data.hub import fetch
-from components.data.prepare import TASKS
+from components.data.raw_files import TASKS
 from components.data.reading import collect
 from components.errors import UserError
 from tests.conftest import PROJECT

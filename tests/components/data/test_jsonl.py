@@ -10,7 +10,7 @@ import pytest
 
 from components.data import jsonl, reading
 from components.data.example import Example
-from components.data.prepare import TASKS
+from components.data.raw_files import TASKS
 from components.errors import UserError
 
 GOOD = '{"prompt": "1+1", "answer": "2"}'

@@ -13,8 +13,9 @@ import pytest
 from components.config import TaskSettings, load_settings
 from components.data import prepare as preparing
 from components.data.example import Example
-from components.data.prepare import SPLITS, example, load_split
 from components.data.skills import KINDS, generate
+from components.data.split_files import example, load_split
+from components.data.splits import SPLITS
 from components.errors import UserError
 from tests.conftest import PROJECT, TOKENIZERS
 

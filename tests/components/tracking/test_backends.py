@@ -116,7 +116,7 @@ def test_a_locked_database_file_loses_nothing(
     tracker: Tracker, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else writes to mlflow.db for longer than SQLite itself waits."""
-    monkeypatch.setattr("components.tracking.runs.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("components.tracking.metric_writer.FLUSH_SECONDS", 0.1)
     run = tracker.run("arm")
     run.flush()
     other = sqlite3.connect(tracker.root / "mlflow.db", isolation_level=None, check_same_thread=False)

@@ -63,7 +63,7 @@ def test_metrics_are_all_there_at_the_end(tracker: Tracker) -> None:
 
 
 def test_metrics_are_sent_while_the_run_goes_on(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.tracking.runs.FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr("components.tracking.metric_writer.FLUSH_SECONDS", 0.05)
     with tracker.run("arm") as run:
         run.metrics(1, {"loss": 1.0})
         wait_for(lambda: history(tracker, run.id, "loss") == [(1, 1.0)])
@@ -256,7 +256,7 @@ def test_a_server_that_goes_away_for_a_while_loses_no_metric(
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        monkeypatch.setattr("components.tracking.runs.FLUSH_SECONDS", 0.2)
+        monkeypatch.setattr("components.tracking.metric_writer.FLUSH_SECONDS", 0.2)
         tracker = connect(tmp_path, patience=60)
         with tracker.run("arm", parent=tracker.sweep("skills", "abc")) as run:
             version = run.register(checkpoint, "thaw-skills", step=0, tags={}, metrics={"validation/maj_at_16": 0.5})

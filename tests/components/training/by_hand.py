@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from components.config import OF_REWARDS, Arm, Method, TrainSettings
 from components.randomness import generator
 from components.rollout.engine import Rollout
-from components.training.batches import Group, Piece
+from components.training.batches import Group, GroupSlice
 from components.training.trainer import Trainer
 from components.training.zero import full_weights
 from tests.components.models import plain_logprobs
@@ -62,8 +62,8 @@ def make_groups(
     return groups
 
 
-def whole(groups: Sequence[Group]) -> list[Piece]:
-    return [Piece(group, tuple(range(len(group.rollouts)))) for group in groups]
+def whole(groups: Sequence[Group]) -> list[GroupSlice]:
+    return [GroupSlice(group, tuple(range(len(group.rollouts)))) for group in groups]
 
 
 # By hand

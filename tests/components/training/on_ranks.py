@@ -18,11 +18,11 @@ RUNS = (("garl-q0.75", range(4), 0), ("garl-q0.75", (3,), 2), ("paft-q0.75", (2,
 
 def main(policy: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    decide = Trainer._is_worth_another_pass
+    decide = Trainer._should_recompute
     for arm, stages, rank in RUNS:
         for stage in stages:
             # Without this groups so small would be read once by all.
-            Trainer._is_worth_another_pass = (lambda *_: True) if arm == "paft-q0.75" and stage == 3 else decide
+            Trainer._should_recompute = (lambda *_: True) if arm == "paft-q0.75" and stage == 3 else decide
             train = settings(
                 zero_stage=stage, micro_batch_tokens=40, max_grad_norm=0.1, learning_rate=1e-3, steps=10, lora_rank=rank
             )

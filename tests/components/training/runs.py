@@ -8,7 +8,8 @@ from typing import Any
 from components.config import Arm, Settings
 from components.tracking.runs import Tracker
 from components.training import loop
-from components.training.loop import TrainingRecord, train
+from components.training.loop import train
+from components.training.record import RECORD, TrainingRecord
 
 ARM = "garl-q0.75"
 
@@ -42,7 +43,7 @@ class Reference:
 
 def files(out: Path) -> dict[str, bytes]:
     """All that a run made, but for train.json, which tells the time."""
-    paths = (path for path in out.rglob("*") if path.is_file() and path.name != loop.RECORD)
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name != RECORD)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
 

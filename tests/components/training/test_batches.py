@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from components.policy.logprobs import collate
-from components.training.batches import Piece, cut, micro_batches
+from components.training.batches import GroupSlice, cut, micro_batches
 from tests.components.training.by_hand import M, make_groups, whole
 
 CPU = torch.device("cpu")
 
 
-def run(batch: Sequence[Piece]) -> int:
+def run(batch: Sequence[GroupSlice]) -> int:
     """The ids that a batch runs."""
-    return collate([piece.group.prompt for piece in batch], [piece.rows for piece in batch], CPU).ids.numel()
+    return collate([part.group.prompt for part in batch], [part.rows for part in batch], CPU).ids.numel()
 
 
-def distinct(piece: Piece) -> int:
+def distinct(part: GroupSlice) -> int:
     """How many of its rows are run, those alike once."""
-    return len({row.read for row in piece.rows})
+    return len({row.read for row in part.rows})
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -29,14 +29,14 @@ def test_micro_batches_hold_every_rollout_once_within_the_bound(bound: int, seed
     random = torch.Generator().manual_seed(seed)
     shapes = torch.randint(1, 15, (20, 2), generator=random).tolist()
     groups = make_groups("garl", seed=seed, shapes=[(prompt, longest) for prompt, longest in shapes])
-    pieces = [part for piece in whole(groups) for part in cut(piece, bound)]
-    batches = micro_batches(pieces, bound)
-    rollouts = [(piece.group.place, member) for batch in batches for piece in batch for member in piece.members]
+    slices = [part for one in whole(groups) for part in cut(one, bound)]
+    batches = micro_batches(slices, bound)
+    rollouts = [(part.group.place, member) for batch in batches for part in batch for member in part.members]
     assert sorted(rollouts) == [(place, member) for place in range(20) for member in range(M)]
     assert all(batches)
     assert all(run(batch) <= bound for batch in batches if len(batch) > 1 or distinct(batch[0]) > 1)
-    assert all(run(batch) == sum(piece.tokens for piece in batch) for batch in batches)
-    longest = [piece.longest for batch in batches for piece in batch]
+    assert all(run(batch) == sum(part.tokens for part in batch) for batch in batches)
+    longest = [part.longest for batch in batches for part in batch]
     assert longest == sorted(longest)
     assert len(batches) == {1: sum(map(distinct, whole(groups))), 10**6: 1}.get(bound, len(batches))
 
@@ -45,15 +45,15 @@ def test_rollouts_alike_are_counted_once_and_stay_together() -> None:
     [group] = make_groups("garl", shapes=[(5, 6)])
     first, second, *_ = group.rollouts
     alike = replace(group, rollouts=[first, second, first, second, first], answers=[group.answers[0]] * 5)
-    [piece] = whole([alike])
+    [part] = whole([alike])
     once, *_ = whole([replace(group, rollouts=[first, second], answers=group.answers[:2])])
-    assert piece.tokens == once.tokens == run([piece])
-    assert list(cut(piece, once.tokens)) == [piece]
-    assert [part.members for part in cut(piece, 1)] in ([(0, 2, 4), (1, 3)], [(1, 3), (0, 2, 4)])
+    assert part.tokens == once.tokens == run([part])
+    assert list(cut(part, once.tokens)) == [part]
+    assert [part.members for part in cut(part, 1)] in ([(0, 2, 4), (1, 3)], [(1, 3), (0, 2, 4)])
 
 
 def test_micro_batches_are_filled_before_a_new_one_begins() -> None:
-    pieces = whole(make_groups("garl", shapes=[(5, 5)] * 6))
-    assert len({piece.tokens for piece in pieces}) == 1
-    assert [len(batch) for batch in micro_batches(pieces, 2 * pieces[0].tokens + 20)] == [2, 2, 2]
+    slices = whole(make_groups("garl", shapes=[(5, 5)] * 6))
+    assert len({part.tokens for part in slices}) == 1
+    assert [len(batch) for batch in micro_batches(slices, 2 * slices[0].tokens + 20)] == [2, 2, 2]
     assert micro_batches([], 100) == []

@@ -13,6 +13,7 @@ from components.policy.base import make_base
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Run, Tracker
 from components.training import loop
+from components.training.record import RECORD
 from components.training.trainer import Trainer
 from tests.components.training.runs import Experiment, Reference, figures, files, repeatable, switches
 from tests.conftest import small_settings
@@ -50,7 +51,7 @@ INTERRUPTIONS = {
     "registering the last checkpoint": (Run, "register", 2, True),
     "saving the first state": (Trainer, "save", 1, True),
     "saving the last state": (Trainer, "save", 2, True),
-    "writing the curves at the end": (loop, "_write_curves", 1, False),
+    "writing the curves at the end": (loop, "write_curves", 1, False),
 }
 
 
@@ -68,7 +69,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         patch.setattr(place, name, at_call(number, getattr(place, name), after=after))
         with pytest.raises(Interrupted):
             experiment.train(tmp_path / "out", tracker)
-    assert not (tmp_path / "out" / loop.RECORD).exists()
+    assert not (tmp_path / "out" / RECORD).exists()
     has_state = (tmp_path / "out" / "state" / "step-2").exists() or (tmp_path / "out" / "state" / "step-4").exists()
 
     record = experiment.train(tmp_path / "out", tracker)
@@ -129,7 +130,7 @@ def test_a_run_that_pauses_goes_on_as_if_nothing_had_happened(
     out = tmp_path / "out"
     assert experiment.train_until(2, out, tracker) is None
     assert (out / "state" / "step-2").exists()
-    assert not (out / loop.RECORD).exists()
+    assert not (out / RECORD).exists()
     with monkeypatch.context() as patch:  # there is nothing left to do until then
         patch.setattr(loop, "_ArmRun", None)
         assert experiment.train_until(2, out, tracker) is None

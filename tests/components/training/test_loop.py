@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from components.config import Settings
-from components.data.prepare import load_split
 from components.data.skills import KINDS, gold_answer
+from components.data.split_files import load_split
 from components.errors import UserError
 from components.evaluation.evaluate import Evaluation
 from components.evaluation.metrics import Estimate
@@ -28,7 +28,7 @@ from components.rollout.engine import Peers, Rollout, Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.tracking.runs import Tracker
 from components.training import loop
-from components.training.loop import TrainingRecord
+from components.training.record import TrainingRecord
 from tasks.inputs import make_data
 from tests.components.training.runs import ARM, Experiment, Reference, curve, figures, files, repeatable, switches
 from tests.conftest import small_settings

@@ -16,7 +16,8 @@ from components.policy.markers import Markers
 from components.rollout.engine import Sampling
 from components.rollout.transformers_engine import TransformersEngine
 from components.training import trainer as training
-from components.training.trainer import Trainer, UpdateReport
+from components.training.trainer import Trainer
+from components.training.update_report import UpdateReport
 from tests.components import elsewhere
 from tests.components.training.by_hand import make_groups, settings
 
@@ -61,7 +62,7 @@ def update(policy: PreTrainedModel, arm: str, change: dict[str, Any]) -> UpdateR
 @pytest.mark.parametrize(
     "change",
     [{}, {"micro_batch_tokens": 8}, {"importance_weights": "truncated", "importance_level": "token"}],
-    ids=["at once", "in pieces", "weighed"],
+    ids=["at once", "in slices", "weighed"],
 )
 def test_an_update_on_another_device(
     arm: str, change: dict[str, Any], new_policy: NewPolicy, monkeypatch: pytest.MonkeyPatch

@@ -16,9 +16,10 @@ from components.config import Arm, Method
 from components.errors import UserError
 from components.policy.logprobs import Scorer
 from components.rollout.engine import Rollout
-from components.training.batches import Group, Piece
-from components.training.trainer import Trainer, UpdateReport
+from components.training.batches import Group, GroupSlice
+from components.training.trainer import Trainer
 from components.training.turn import Turn
+from components.training.update_report import UpdateReport
 from components.training.zero import load_policy, start_ranks
 from tests.components.models import plain_logprobs
 from tests.components.training.by_hand import (
@@ -360,14 +361,14 @@ def test_paft_reads_again_what_it_drew_where_that_is_cheaper_and_the_weights_are
         replace(group, answers=[answer if m == 1 else 6 * answer for m, answer in enumerate(group.answers)])
         for group in make_groups("paft")
     ]
-    read = sum(piece.tokens for piece in whole(groups))
-    drawn = sum(Piece(group, (1,)).tokens for group in groups)
+    read = sum(part.tokens for part in whole(groups))
+    drawn = sum(GroupSlice(group, (1,)).tokens for group in groups)
     policies = {}
     for cheaper, passes in ((True, [read, drawn]), (False, [read])):
         policy, ids = policies.setdefault(cheaper, new_policy()), []
         with monkeypatch.context() as patch:
             if not cheaper:
-                patch.setattr(Trainer, "_is_worth_another_pass", lambda *_: False)
+                patch.setattr(Trainer, "_should_recompute", lambda *_: False)
             trained = trainer(policy, "paft-q0.75")
             embeddings = policy.get_input_embeddings()
             embeddings.register_forward_pre_hook(lambda _, given, ids=ids: ids.append(given[0].numel()))

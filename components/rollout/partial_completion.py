@@ -6,7 +6,7 @@ from components.policy.markers import Markers
 from components.rollout.engine import Rollout, Sampling
 
 
-class Draft:
+class PartialCompletion:
     """For engines that are asked for ids by request: a request ends at a stop id or at a length.
 
     The rationale closes where the marker is first complete, and the answer may follow in the same request. Where it
