@@ -4,7 +4,7 @@ import json
 
 import typer
 
-from components.config import read_yaml
+from components.settings_file import read_yaml
 from flows.options import PARAMS, PROJECT
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from components.config import read_yaml
 from components.schema import settings_schema
+from components.settings_file import read_yaml
 from tests.conftest import PROJECT
 
 DEFAULTS = read_yaml(PROJECT / "params.yaml")
