@@ -30,7 +30,7 @@ def time_left(sweep: Job, parts: Mapping[str, Job], now: float) -> tuple[float, 
         each = took.get(_kind(name))
         if stage.state == "running":
             left = parts[name].left if name in parts else None
-            since = now - (stage.began or now)
+            since = 0.0 if stage.began is None else now - stage.began
             running.append(max(0.0, each - since) if left is None and each is not None else left)
         elif stage.state in ("waiting", "paused"):
             waiting.append(each)
@@ -70,7 +70,7 @@ def _typical(sweep: Job, parts: Mapping[str, Job], now: float) -> dict[str, floa
     for name, stage in sweep.stages.items():
         if stage.state == "built" and stage.seconds is not None:
             ended.setdefault(_kind(name), []).append(stage.seconds)
-        elif stage.began and name in parts and (left := parts[name].left) is not None:
+        elif stage.began is not None and name in parts and (left := parts[name].left) is not None:
             running.setdefault(_kind(name), []).append(now - stage.began + left)
     return {kind: sum(seconds) / len(seconds) for kind, seconds in (running | ended).items()}
 
