@@ -9,15 +9,16 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, plan, probe, push, registry_commands, schema, theory
+from flows import doctor, gc, init, plan, probe, push, registry_commands, schema, theory
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
+from flows.prepared import told
 
 app = typer.Typer(
     name="thaw",
@@ -137,7 +138,7 @@ def prepare(
 
     found = make_data(load_settings(params, overrides or []), out)
     for split, facts in found.items():
-        typer.echo(_prepared(split, facts))
+        typer.echo(told(split, facts))
 
 
 @data_app.command()
@@ -266,11 +267,25 @@ def evaluate(
 @app.command()
 def report(
     build: Annotated[Path, typer.Option(help="The build with train, evaluate and probe.")] = BUILD,
-    out: Annotated[Path, typer.Option(help="Where index.html and results.json go.")] = BUILD / "report",
+    out: Annotated[
+        Path | None, typer.Option(help="Where index.html and results.json go.", show_default="build/report")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Instead, gather all sweeps' reports in one folder, build/reports.")
+    ] = False,
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Put the results of a sweep on one page, and into results.json."""
+    """Put the results of a sweep on one page, and into results.json; or gather the pages of all sweeps."""
+    if every:
+        from components.report.gallery import write_gallery
+        from tasks.workspace import finished_reports
+
+        out = out or BUILD / "reports"
+        entries = write_gallery(finished_reports(), out)
+        typer.echo(f"gathered {len(entries)}: {out / 'index.html'}, and beside it all that it leads to")
+        return
+    out = out or BUILD / "report"
     settings = load_settings(params, overrides or [])
     from components.report.page import write_report
 
@@ -278,6 +293,7 @@ def report(
     typer.echo(f"report: {out / 'index.html'}")
 
 
+app.command()(init.init)
 app.command()(plan.plan)
 app.command()(probe.probe)
 app.command()(registry_commands.compare)
@@ -333,27 +349,6 @@ def _what_lacks(error: Exception) -> str | None:
     ):
         return f"the disk is full; make room and run again, finished work is kept. ({' '.join(text.split())[:200]})"
     return None
-
-
-def _prepared(split: str, facts: dict[str, Any]) -> str:
-    """What became of a split's items, and how long the texts are."""
-    counts = {
-        **facts["skipped"],
-        "repeated": facts["duplicates"],
-        "shared with a later split": sum(facts["shared"].values()),
-    }
-    counts |= {f"longer than {facts['max_prompt_tokens']} tokens": facts["too_long"]}
-    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    changed = ", ".join(
-        f"{facts[name]} {name.replace('_', ' ')}" for name in ("shortened", "wrong_labels") if facts[name]
-    )
-    prompt, answer = facts["prompt_tokens"], facts["answer_tokens"]
-    return (
-        f"{split}: {facts['final']} examples of {facts['present']} in {facts['file']}"
-        + (f"; left out: {left_out}" if left_out else "")
-        + (f"; {changed}" if changed else "")
-        + f"; tokens of a prompt {prompt['median']} (median) to {prompt['max']}, of an answer to {answer['max']}"
-    )
 
 
 def _arm(settings: Settings, name: str | None) -> Arm:

@@ -50,17 +50,17 @@ class Facts:
 
     @property
     def arm(self) -> Arm | None:
-        """It was trained as; None where its run does not say."""
+        """The estimator and its q; None of a model that no arm has trained."""
         return Arm.parse(self.record["arm"]) if "arm" in self.record else None
 
     def setting(self, name: str, default: str = "") -> str:
-        """A setting of its run, such as task.name, as text; the default where it was null or is not known."""
+        """A setting of its run, as text; `default` where it is not known or null."""
         found = self.record.get(f"settings.{name}", default)
         return default if found == "None" else found
 
     @property
     def task(self) -> str:
-        """The data set it was trained on, by Thaw's name; empty where it is not known."""
+        """The name of the task; empty where it is not known."""
         return self.setting("task.name")
 
     @property
