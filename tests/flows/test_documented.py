@@ -18,6 +18,7 @@ ELSEWHERE = {
     ("sweep",): "tests/flows/test_experiments.py",
     ("serve",): "tests/flows/test_deployments.py",
     ("init",): "tests/flows/test_init.py",
+    ("push",): "tests/flows/test_push.py",
     ("data", "fetch"): "tests/components/data/test_hub.py",
     ("prepare", "task.name=jsonl"): "tests/components/data/test_jsonl.py",
     ("train", "compute.processes=8"): "eight GPUs; with two processes in tests/tasks/test_launch.py",
