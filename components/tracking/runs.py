@@ -193,7 +193,8 @@ class Run:
         """Note what the run read: a path or URL, and a digest of at most 36 characters, such as the MD5 of DVC."""
         dataset = Dataset(name, digest, source_type="local", source=json.dumps({"uri": source}))
         entry = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
-        self._store.call(self._store.client.log_inputs, self.id, [entry])
+        with self._store.lock:  # MLflow fails where two runs bring the same new one at the same moment
+            self._store.call(self._store.client.log_inputs, self.id, [entry])
 
     def tag(self, key: str, value: str) -> None:
         """Note something about the run; a second value of a key takes the place of the first."""
