@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test team studies picture lint lock clean \
+.PHONY: help setup data run test team studies picture lint lock audit sbom clean docs \
 	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
 
 help: ## this list
@@ -38,6 +38,10 @@ studies: data ## what the claims rest on: every sweep of studies/, hours of it; 
 picture: setup ## docs/images/sweep-*.svg, drawn of what is kept of a study
 	@$(BIN)/python -m studies.picture
 
+docs: setup ## the documentation, into build/docs/index.html; a warning is an error
+	@$(BIN)/python -m sphinx --conf-dir docs --doctree-dir build/docs-cache --fresh-env --fail-on-warning --quiet . build/docs
+	@echo build/docs/index.html
+
 bench-rollouts: setup ## tokens a second of each rollout engine beside the bare library
 	@$(BIN)/python -m benchmarks.rollouts
 
@@ -57,11 +61,16 @@ lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error
 
 bench-step: setup ## step time and memory beside TRL, into build/bench (some minutes; QUICK=1 for less)
-	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks.step $(if $(QUICK),--quick)
 
 lock: setup # pin what pyproject.toml asks for; UPGRADE=1 takes the newest versions that fit
 	@bash infra/lock.sh
+
+audit: setup ## known vulnerabilities of the pinned versions; asks an advisory database on the internet
+	@bash infra/audit.sh
+
+sbom: setup ## a bill of materials and the licences of the pinned versions, build/sbom.json and build/licences.md
+	@bash infra/sbom.sh
 
 clean: ## remove what was built, not what was installed or registered
 	rm -rf build

@@ -21,17 +21,11 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
+from benchmarks.small import SMALL
 from components.config import load_settings
 
 PROJECT = Path(__file__).parent.parent
 OUT = PROJECT / "build" / "bench" / "flow.json"
-QUICK = [
-    "task.train=64", "task.validation=8", "task.test=8", "teaching.steps=4", "teaching.batch_size=16",
-    "rollout.group_size=4", "rollout.batch_rollouts=64", "probe.examples=8", "probe.look_ahead=1", "probe.held_out=4",
-    "train.steps=4",
-    "train.groups_per_step=4", "train.validate_every=2", "evaluation.samples=4", "evaluation.bootstrap=50",
-    "sweep.parallel=1",
-]  # fmt: skip
 ARMS = ["grpo", "garl-q0.75", "garl-q1", "paft-q0.75"]
 
 
@@ -90,7 +84,7 @@ def project(folder: Path, arms: int) -> Path:
     for name in filter(None, listed):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / name, folder / name)
-    settings = load_settings(folder / "params.yaml", [*QUICK, f"arms=[{', '.join(ARMS[:arms])}]"])
+    settings = load_settings(folder / "params.yaml", [*SMALL, "sweep.parallel=1", f"arms=[{', '.join(ARMS[:arms])}]"])
     (folder / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     who = ["-c", "user.name=bench", "-c", "user.email=bench@example.org", "-c", "commit.gpgsign=false"]
     for command in (
@@ -103,15 +97,20 @@ def project(folder: Path, arms: int) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, home: Path | None = None) -> str:
-    environment = os.environ | {
+def environment(folder: Path, home: Path | None = None) -> dict[str, str]:
+    """What a command finds that is run in a copy of the project; home: Prefect's folder."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    return kept | {
         "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
         "PYTHONPATH": str(folder),
         "PREFECT_HOME": str(home),
     }
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-        environment.pop(name, None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def run(folder: Path, *command: str, home: Path | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder, home), capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed in {folder}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return done.stdout

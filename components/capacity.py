@@ -40,6 +40,7 @@ class State:
 
     @property
     def bytes(self) -> int:
+        """All of it together, of the process on its device."""
         return self.weights + self.master + self.moments + self.gradients
 
 

@@ -116,6 +116,7 @@ class Arm(BaseModel):
 
     @property
     def name(self) -> str:
+        """The arm as `parse` reads it: garl-q0.75, or the method alone where there is no commitment."""
         return self.method.value if self.commitment is None else f"{self.method.value}-q{self.commitment}"
 
     @property
@@ -145,7 +146,10 @@ Start = Literal["mixed", "cold", "warm", "colder"] | Annotated[float, Field(gt=0
 
 
 class Section(BaseModel):
-    """Some settings. Each has a docstring: its meaning in the first sentence, then when to change it."""
+    """Some settings that belong together; unknown names, infinities and NaN are refused.
+
+    Each has a docstring: its meaning in the first sentence, then when to change it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 

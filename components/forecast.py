@@ -75,6 +75,11 @@ class Forecast:
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Self:
+        """A forecast from its object in forecast.json.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what `write` wrote.
+        """
         low, high = record["escape_interval"]
         parts = {"gradient": Gradient(**record["gradient"]), "gain": Estimate(**record["gain"])}
         return cls(**{**record, **parts, "escape_interval": (low, high)})

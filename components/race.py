@@ -44,10 +44,12 @@ class Standing:
 
     @property
     def maj(self) -> float:
+        """maj@k over all examples and seeds, a fraction of 1."""
         return float(self.right.mean())
 
     @property
     def mean_log_p(self) -> float:
+        """The mean log P over examples, in nats."""
         return _mean(self.log_p)
 
 

@@ -8,16 +8,17 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, logs, plan, probe, registry_commands, schema, status, theory
+from flows import doctor, gc, init, logs, plan, probe, push, registry_commands, schema, status, theory
 from flows.ending import builds_kept, heed_signals, keeps, nothing_kept, run_kept, servers_kept
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
+from flows.prepared import told
 
 app = typer.Typer(
     name="thaw",
@@ -143,7 +144,7 @@ def prepare(
     with working_on("prepare", out, name="prepare"):
         found = make_data(load_settings(params, overrides or []), out)
     for split, facts in found.items():
-        typer.echo(_prepared(split, facts))
+        typer.echo(told(split, facts))
 
 
 @data_app.command()
@@ -210,7 +211,7 @@ def train(
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
-    check_store(project_root())  # now and not when data and model are made
+    store = check_store(project_root())  # now and not when data and model are made
     what = f"train {chosen.name} seed {seed}"
     with working_on(what, out):
         data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
@@ -225,7 +226,7 @@ def train(
     from components.training.zero import end_ranks
     from tasks.folder_lock import working_in
 
-    tracker = connect(project_root())
+    tracker = connect(project_root(), store=store)
     with working_in(out), working_on(what, out):
         record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
     end_ranks()
@@ -283,11 +284,25 @@ def evaluate(
 @app.command()
 def report(
     build: Annotated[Path, typer.Option(help="The build with train, evaluate and probe.")] = BUILD,
-    out: Annotated[Path, typer.Option(help="Where index.html and results.json go.")] = BUILD / "report",
+    out: Annotated[
+        Path | None, typer.Option(help="Where index.html and results.json go.", show_default="build/report")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Instead, gather all sweeps' reports in one folder, build/reports.")
+    ] = False,
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Put the results of a sweep on one page, and into results.json."""
+    """Put the results of a sweep on one page, and into results.json; or gather the pages of all sweeps."""
+    if every:
+        from components.report.gallery import write_gallery
+        from tasks.workspace import finished_reports
+
+        out = out or BUILD / "reports"
+        entries = write_gallery(finished_reports(), out)
+        typer.echo(f"gathered {len(entries)}: {out / 'index.html'}, and beside it all that it leads to")
+        return
+    out = out or BUILD / "report"
     settings = load_settings(params, overrides or [])
     from components.report.page import write_report
 
@@ -295,12 +310,15 @@ def report(
     typer.echo(f"report: {out / 'index.html'}")
 
 
+app.command()(init.init)
 app.command()(plan.plan)
 app.command()(keeps(nothing_kept)(probe.probe))
 app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)
 app.command()(registry_commands.lineage)
 app.command(name="evaluate-registry")(registry_commands.evaluate_registry)
+app.command()(push.push)
+app.command()(push.card)
 app.command()(theory.theory)
 app.command()(gc.gc)
 app.command()(doctor.doctor)
@@ -347,27 +365,6 @@ def _what_lacks(error: Exception) -> str | None:
     return None
 
 
-def _prepared(split: str, facts: dict[str, Any]) -> str:
-    """What became of a split's items, and how long the texts are."""
-    counts = {
-        **facts["skipped"],
-        "repeated": facts["duplicates"],
-        "shared with a later split": sum(facts["shared"].values()),
-    }
-    counts |= {f"longer than {facts['max_prompt_tokens']} tokens": facts["too_long"]}
-    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    changed = ", ".join(
-        f"{facts[name]} {name.replace('_', ' ')}" for name in ("shortened", "wrong_labels") if facts[name]
-    )
-    prompt, answer = facts["prompt_tokens"], facts["answer_tokens"]
-    return (
-        f"{split}: {facts['final']} examples of {facts['present']} in {facts['file']}"
-        + (f"; left out: {left_out}" if left_out else "")
-        + (f"; {changed}" if changed else "")
-        + f"; tokens of a prompt {prompt['median']} (median) to {prompt['max']}, of an answer to {answer['max']}"
-    )
-
-
 def _arm(settings: Settings, name: str | None) -> Arm:
     if name is None and len(settings.arms) > 1:
         raise UserError(f"name the arm to train with --arm, for example --arm {settings.arms[-1]}.")
@@ -377,7 +374,7 @@ def _arm(settings: Settings, name: str | None) -> Arm:
 def _show_results(settings: Settings, folder: Path) -> None:
     from rich.console import Console
 
-    from components.report.results import collect
+    from components.report.reading import collect
     from components.report.tables import results_table
 
     console = Console()

@@ -30,7 +30,7 @@ def probe(
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
-    check_store(project_root())  # now and not when data and model are made
+    store = check_store(project_root())  # now and not when data and model are made
     with working_on("probe", out):
         data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
@@ -41,7 +41,7 @@ def probe(
     from tasks.probe import run_probe
 
     with working_on("probe", out):
-        found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root()))
+        found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root(), store=store))
     if speaks():
         _show(settings, found)
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
+import httpx
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -31,20 +33,25 @@ PORT = 4200
 
 
 @contextmanager
-def with_server(port: int | None = None, *, ui: bool = False, host: str = LOOPBACK) -> Iterator[str]:
-    """Flows inside run against the configured Prefect server, or against one for just as long; yields its API's URL."""
+def with_server(
+    port: int | None = None, *, ui: bool = False, host: str = LOOPBACK
+) -> Iterator[tuple[str, Kept | None]]:
+    """Flows inside run against the configured Prefect server, or against one for just as long.
+
+    Yields its API's URL, and the server if it is our own.
+    """
     if (url := configured_server()) is not None:
         with told_when_gone(url):
             mark_lost_runs()
-            yield url
+            yield url, None
         return
     with (
-        own_server(port, ui=ui, host=host) as url,
+        own_server(port, ui=ui, host=host) as (url, server),
         temporary_settings({PREFECT_API_URL: url}),
         told_when_gone(url),
     ):
         mark_lost_runs()
-        yield url
+        yield url, server
 
 
 def serve(port: int = PORT, host: str = LOOPBACK) -> None:
@@ -53,10 +60,11 @@ def serve(port: int = PORT, host: str = LOOPBACK) -> None:
     port, host: of the server, where none is configured.
 
     Raises:
-        UserError: Prefect refuses a deployment, a worker ends again and again, or everybody could reach the server.
+        UserError: Prefect refuses a deployment, a worker or the server ends again and again, the server's port is
+            taken, or everybody could reach it.
     """
     root = project_root()
-    with with_server(port, ui=True, host=host) as url, working_on(SERVE, root, name=SERVE, said=url):
+    with with_server(port, ui=True, host=host) as (url, server), working_on(SERVE, root, name=SERVE, said=url):
         pools = work_pools(root)
         set_up(root)
         _prefect(root, "--no-prompt", "deploy", "--all")
@@ -64,14 +72,23 @@ def serve(port: int = PORT, host: str = LOOPBACK) -> None:
         mine = [pool for pool in pools if "gpu" not in pool or visible_gpus()]
         workers = [Kept(f"the worker of {pool}", partial(_worker, root, pool)) for pool in mine]
         try:
-            while True:
-                for worker in workers:
-                    if worker.look():
-                        mark_lost_runs()  # those that ended with it
-                time.sleep(1)
+            look_after([*([server] if server else []), *workers])
         finally:
             for worker in workers:
                 worker.end()
+
+
+def look_after(processes: list[Kept], every: float = 1.0) -> NoReturn:
+    """Keep them running; runs that ended with one of them are marked as soon as the server answers."""
+    lost = False
+    while True:
+        for process in processes:
+            lost = process.look() or lost
+        if lost:
+            with suppress(httpx.HTTPError):  # it is away just now
+                mark_lost_runs()
+                lost = False
+        time.sleep(every)
 
 
 def set_up(root: Path) -> None:

@@ -23,7 +23,7 @@ from components.names import as_folder
 from flows.options import PARAMS
 from flows.parameters import Changes
 from tasks.build import Build
-from tasks.lost_runs import sign
+from tasks.lost_runs import NOTED
 from tasks.process import FlowEnded, Slots
 from tasks.race import record_race, stop_arms
 from tasks.stage import StageFailed, flow_log, run_stage
@@ -32,7 +32,7 @@ from tasks.workspace import open_workspace, project_root
 SAME = Changes()
 
 
-@flow(name="prepare", on_running=[sign])
+@flow(name="prepare", **NOTED)
 def prepare(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None) -> None:
     """Make what all arms share: the data, the base model, and the probe of how often it is right."""
     folder, settings = _open(params, changes, name)
@@ -42,7 +42,7 @@ def prepare(params: Path = PARAMS, changes: Changes = SAME, name: str | None = N
             _stage(settings)(folder, stage, slots, settings.sweep)
 
 
-@flow(name="post_train", flow_run_name="{arm}-seed{seed}", on_running=[sign])
+@flow(name="post_train", flow_run_name="{arm}-seed{seed}", **NOTED)
 def post_train(
     arm: ArmName, seed: int = 0, params: Path = PARAMS, changes: Changes = SAME, name: str | None = None
 ) -> None:
@@ -57,7 +57,7 @@ def post_train(
             _stage(settings)(folder, stage, slots, settings.sweep)
 
 
-@flow(name="q_sweep", on_running=[sign])
+@flow(name="q_sweep", **NOTED)
 def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None, race: bool = False) -> None:
     """Train and evaluate every arm with every seed, and report.
 
@@ -84,7 +84,7 @@ def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = N
     _publish(folder, settings)
 
 
-@flow(name="backfill", on_running=[sign])
+@flow(name="backfill", **NOTED)
 def backfill(
     arms: list[ArmName] | None = None,
     seeds: list[int] | None = None,
@@ -176,7 +176,7 @@ def _raise_failures(futures: list[PrefectFuture[str]]) -> None:
 
 def _publish(folder: Path, settings: Settings) -> None:
     """Show the results where people look: the report with the sweep's MLflow run, the figures in Prefect's page."""
-    from components.report.results import collect
+    from components.report.reading import collect
     from components.report.verdict import headline
     from components.tracking.runs import connect
 

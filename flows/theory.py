@@ -40,7 +40,7 @@ def theory(
         raise UserError(f"--noise {noise!r} is no fraction between 0 and 0.5; give one such as --noise 0.1.")
     from rich.console import Console
 
-    from components.report.page import scientific
+    from components.report.numbers import scientific
     from components.report.theory import HEADINGS, tables, title, told, work_out, write_page
 
     found = work_out(start, commitments, wrong, source)

@@ -10,16 +10,14 @@ pin() { .venv/bin/uv pip compile --python-version 3.11 --no-header --no-annotate
 cpu=(--excludes requirements/cpu-excludes.txt)
 
 # uv leaves a list that is there as it is, as far as it still fits.
-pin pyproject.toml --extra team --extra dev --extra cpu "${cpu[@]}" --output-file requirements/cpu.txt || {
+pin pyproject.toml --extra team --extra dev --extra docs --extra cpu "${cpu[@]}" --output-file requirements/cpu.txt || {
     echo "If no torch+cpu was found, name PyTorch's CPU index: make lock TORCH_INDEX=<the CPU index named on pytorch.org>" >&2
     exit 1
 }
-pin pyproject.toml --extra team --extra dev --extra gpu --output-file requirements/gpu.txt
+pin pyproject.toml --extra team --extra dev --extra docs --extra gpu --output-file requirements/gpu.txt
 # A local build of torch satisfies the plain version; its suffix would bind the list to one machine's wheels.
 sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/*.txt
-# Beside the CPU list: what the benchmarks need, TRL alone, and what only servers and cluster workers do.
-bench=$(pin pyproject.toml --extra bench "${cpu[@]}" --constraint requirements/cpu.txt $(keep requirements/bench.txt) | grep '^trl==')
+# Beside the CPU list: what only servers and cluster workers need.
 server=$(pin requirements/server.in --constraint requirements/cpu.txt $(keep requirements/server.txt) | grep -vxFf requirements/cpu.txt)
-echo "$bench" > requirements/bench.txt
 echo "$server" > requirements/server.txt
 "$python" -c 'from infra.pins import write_versions; write_versions()'

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from components.config import Arm
 from components.errors import UserError
-from components.report import charts
+from components.report.arms import shade
+from components.report.drawing import FAINT
 from components.report.page import template
 from studies.charts import CHARTS
 from studies.study import Study
@@ -26,10 +27,10 @@ def write_page(folders: Sequence[Path], out: Path) -> None:
     if not found:
         raise UserError("no study has a result.json yet; run one: `python -m studies NAME`.")
     arms = sorted({row["arm"] for _, _, rows in found for row in rows if row["arm"] != "base"})
-    tints = {arm: f"#0101{number:02x}" for number, arm in enumerate(arms)} | {"base": charts.FAINT}
+    tints = {arm: f"#0101{number:02x}" for number, arm in enumerate(arms)} | {"base": FAINT}
     parsed = [Arm.parse(arm) for arm in arms]
     page = template("page.html.j2", Path(__file__).parent).render(
-        palette=[(charts.shade(arm, dark=False), charts.shade(arm, dark=True)) for arm in parsed],
+        palette=[(shade(arm, dark=False), shade(arm, dark=True)) for arm in parsed],
         studies=[_shown(folder, study, rows, tints) for folder, study, rows in found],
     )
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,10 @@ from statistics import median
 
 from components.config import Arm
 from components.data.skills import PREFERENCES
-from components.report.charts import shade
-from components.report.page import scientific, template
-from components.report.results import LEARNED, label_of, place_of
+from components.report.arms import label_of, place_of, shade
+from components.report.numbers import scientific
+from components.report.page import template
+from components.report.results import LEARNED
 from studies.study import Study
 from studies.tables import Row, by_arm, in_sweep, maj_of
 

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.config import load_settings
 from components.errors import UserError
 from components.forecast import recommended
-from components.report.results import Results, collect
+from components.report.reading import collect
+from components.report.results import Results
 from flows.options import PARAMS
 from flows.parameters import Changes
 
 # What a row of results.json has for the registry alone.
-NOT_OF_A_STUDY = ("split", "checkpoint", "mlflow_run_id", "model_name", "model_version")
+NOT_OF_A_STUDY = ("split", "checkpoint", "mlflow_run_id", "model_name", "model_version", "finished")
 
 START = 5  # steps: a gradient at q near 1 has a heavy tail, their median has not
 

@@ -16,6 +16,7 @@ from components.progress import say
 
 if TYPE_CHECKING:
     from components.data.example import Example
+    from components.evaluation.evaluate import Evaluation
     from components.tracking.registry import Registry
     from components.tracking.version import Version
 
@@ -39,6 +40,7 @@ def evaluate_model(
     from components.evaluation.evaluate import evaluate
     from components.policy.model import Codec, load_tokenizer
     from components.rollout.open import open_engine, sampled_model
+    from components.tracking.table import log_table
     from components.training.ranks import Ranks
     from components.training.zero import end_ranks, start_ranks
 
@@ -46,10 +48,12 @@ def evaluate_model(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         start_ranks()
     ranks = Ranks()
-    folder, version = _find(model)
-    trained = _training_record(folder)
+    folder, version = find_model(model)
+    trained = training_record(folder)
     if trained is not None:
-        version, record = _registered(trained), record or split
+        version, record = registered(trained), record or split
+        if version is None:
+            say(f"{trained['model_name']}/{trained['model_version']} is not in this MLflow store; figures are in files")
     elif record and version is None:
         raise UserError(f"{model} is no registered version, which alone can keep an evaluation as '{record}'.")
     examined = digest(*(part for item in examples for part in (item.id, item.prompt, *item.answers)))
@@ -76,8 +80,10 @@ def evaluate_model(
     _write_json(out / "metrics.json", figures)
     result.write(out / "samples.jsonl")
     if version is not None and record:
+        found = registry()
         with _files(out) as files:
-            registry().add_evaluation(version, record, files, figures, examined)
+            found.add_evaluation(version, record, files, figures, examined)
+        log_table(found.store, version.run_id, f"answers/{record}", _answers(version, examples, result))
     return figures
 
 
@@ -94,7 +100,7 @@ def registry() -> "Registry":
     return connect(project_root(), make=False).registry
 
 
-def _find(model: str) -> "tuple[Path, Version | None]":
+def find_model(model: str) -> "tuple[Path, Version | None]":
     """The folder of a model, and the version that its name stands for."""
     if Path(model).is_dir():
         check_model(Path(model))
@@ -106,7 +112,7 @@ def _find(model: str) -> "tuple[Path, Version | None]":
     return found.download(version.reference), version
 
 
-def _training_record(folder: Path) -> dict[str, Any] | None:
+def training_record(folder: Path) -> dict[str, Any] | None:
     """What `thaw train` wrote beside its final folder, if that is where the model is from."""
     path = folder.parent / "train.json"
     if folder.name != "final" or not path.exists():
@@ -122,8 +128,8 @@ def _describe(settings: Settings, trained: dict[str, Any] | None) -> dict[str, A
     return described
 
 
-def _registered(trained: dict[str, Any]) -> "Version | None":
-    """The version of a trained checkpoint; None, and said, where the registry is not the one it was trained with."""
+def registered(trained: dict[str, Any]) -> "Version | None":
+    """The version of a trained checkpoint; None where the registry is not the one it was trained with."""
     from components.tracking.store import NothingYet
 
     reference = f"{trained['model_name']}/{trained['model_version']}"
@@ -133,8 +139,24 @@ def _registered(trained: dict[str, Any]) -> "Version | None":
             version = found.find(reference)
             if version.run_id == trained["mlflow_run_id"]:
                 return version
-    say(f"{reference} is not in this MLflow store; its figures are kept in files alone")
     return None
+
+
+def _answers(version: "Version", examples: "list[Example]", result: "Evaluation") -> dict[str, list[Any]]:
+    """What a version answered, a row an example, for people who compare models in MLflow's UI."""
+    scored = result.scored
+    return {
+        "prompt": [example.prompt for example in examples],
+        "gold": [example.answers[0] for example in examples],
+        "answer": [item.answers[0] for item in scored],
+        "right": [item.correct[0] for item in scored],
+        "vote": [item.vote for item in scored],
+        "vote is right": [item.vote_correct for item in scored],
+        "share right": [sum(item.correct) / len(item.correct) for item in scored],
+        "rationale": [item.rationale for item in scored],
+        "model": [version.reference] * len(scored),
+        "id": [item.id for item in scored],
+    }
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from threading import Thread
 
 
 class Status(StrEnum):
+    """How grave a finding is, the lightest first."""
+
     OK = "ok"
     WARNING = "warning"  # it works, though not as it should
     FAULT = "fault"
@@ -23,14 +25,17 @@ class Finding:
 
 
 def ok(message: str) -> Finding:
+    """All is well, and what was seen."""
     return Finding(Status.OK, message)
 
 
 def warning(message: str, cure: str) -> Finding:
+    """It works, though not as it should, and the command that mends it."""
     return Finding(Status.WARNING, message, cure)
 
 
 def fault(message: str, cure: str) -> Finding:
+    """Something will not work, and the command that mends it."""
     return Finding(Status.FAULT, message, cure)
 
 

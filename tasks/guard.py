@@ -23,6 +23,7 @@ SET_DEATH_SIGNAL, SET_SUBREAPER = 1, 36  # of Linux's prctl
 
 
 def main(command: str) -> int:
+    """Run a command to its end, or until nobody is left to run it for; returns its exit status."""
     prctl = _prctl()
     prctl(SET_SUBREAPER, 1)
     wake, woken = os.pipe()

@@ -38,6 +38,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Fact:
+    """A thing that a version names, what is there of it now, and a note for people."""
+
     name: str
     value: str
     state: State

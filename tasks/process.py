@@ -61,6 +61,7 @@ class Watch:
         self._deadline = time.monotonic() + self._seconds
 
     def stop(self) -> None:
+        """Watch no longer: the process has ended."""
         self._over.set()
 
     def _wait(self) -> None:

@@ -15,7 +15,8 @@ from components.evaluation.compare import Comparison, compare
 from components.evaluation.gate import gate
 from components.evaluation.metrics import Estimate
 from components.report.comparison import Row
-from components.report.results import Samples, read_samples
+from components.report.reading import read_samples
+from components.report.results import Samples
 from components.tracking import promotion
 from components.tracking.registry import EXAMPLES_TAG, Registry
 from components.tracking.version import Version

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 import requests
@@ -14,13 +16,21 @@ from filelock import FileLock
 
 from components.addresses import free_port, postgres_trouble, shown
 from components.errors import Refused, TemporaryError, UserError
-from tasks.process import end_guarded, start_guarded
+from tasks.kept import Kept
+from tasks.ports import listens, refuse_taken
+from tasks.process import Process, start_guarded
 
-START_SECONDS = 120
+START_SECONDS = 300  # a busy machine, and a database to be made
 REST_SECONDS = 10
 ANSWER_SECONDS = 20
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+# Of every own server, where the environment says nothing else.
+USUAL = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Which run holds a deployment's only place, for one in memory a run loses it, and is ended, when the server dies.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
 
 
 def configured_server() -> str | None:
@@ -88,15 +98,15 @@ def _refusal(url: str, status: int | None) -> UserError:
 
 
 @contextmanager
-def own_server(port: int | None = None, *, ui: bool = False, host: str = LOOPBACK) -> Iterator[str]:
-    """Run a server on Prefect's database of this user; yields the URL of its API.
+def own_server(port: int | None = None, *, ui: bool = False, host: str = LOOPBACK) -> Iterator[tuple[str, Kept]]:
+    """Run a server on Prefect's database of this user; yields the URL of its API, and the server to be looked after.
 
     Prefect would start one by itself, but leave it behind when the flow is killed.
 
     port: a free one by default. host: the address that it listens on.
 
     Raises:
-        UserError: it does not start, its database does not answer, or everybody could reach it.
+        UserError: it does not start, its port is taken, its database does not answer, or everybody could reach it.
     """
     from prefect.settings import PREFECT_HOME
 
@@ -106,24 +116,30 @@ def own_server(port: int | None = None, *, ui: bool = False, host: str = LOOPBAC
     url = f"http://{LOOPBACK if host == EVERYWHERE else host}:{port}/api"
     home = Path(str(PREFECT_HOME.value()))
     home.mkdir(parents=True, exist_ok=True)
-    log = home / "thaw-server.log"
-    with FileLock(home / "thaw-server.lock"), log.open("w") as out:  # two at once would both make the database
-        process = start_guarded(
-            f"exec '{sys.executable}' -m prefect server start --host {host} --port {port}{'' if ui else ' --no-ui'}",
-            env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": url},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
+    path = home / "thaw-server.log"
+    with path.open("w") as log:
+        with FileLock(home / "thaw-server.lock"):  # two at once would both make the database
+            refuse_taken(host, port, url)
+            server = Kept("Prefect's server", partial(_start, host, port, ui, url, log), log=path)
+            try:
+                _wait(url, port, server, path)
+            except BaseException:
+                server.end()
+                raise
         try:
-            _wait(url, process, log)
-        except BaseException:
-            end_guarded(process)
-            raise
-    try:
-        yield url
-    finally:
-        _say_the_rest()
-        end_guarded(process)
+            yield url, server
+        finally:
+            _say_the_rest()
+            server.end()
+
+
+def _start(host: str, port: int, ui: bool, url: str, log: TextIO) -> Process:
+    return start_guarded(
+        f"exec '{sys.executable}' -m prefect server start --host {host} --port {port}{'' if ui else ' --no-ui'}",
+        env=USUAL | os.environ | {"PREFECT_API_URL": url},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def check_database() -> None:
@@ -165,12 +181,14 @@ def _say_the_rest() -> None:
         queue.drain_all(timeout=REST_SECONDS)
 
 
-def _wait(url: str, process: "subprocess.Popen[str]", log: Path) -> None:
+def _wait(url: str, port: int, server: Kept, log: Path) -> None:
+    """Until it answers; another one that answers in its place, since it had the port a moment earlier, is none."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and server.runs():
         try:
-            if requests.get(f"{url}/health", timeout=5).ok:
+            if requests.get(f"{url}/health", timeout=5).ok and listens(server.pid, port):
                 return
         except requests.RequestException:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     raise UserError(f"Prefect's server does not start; {log} says why.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.small import SMALL
 from components.config import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -17,23 +18,16 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parent.parent
 
-# The embedded experiment in seconds instead of minutes; nothing is learned, everything is exercised.
-SMALL = [
-    "task.train=64", "task.validation=8", "task.test=8", "teaching.steps=4", "teaching.batch_size=16",
-    "rollout.group_size=4", "rollout.batch_rollouts=64", "probe.examples=8", "probe.look_ahead=1", "probe.held_out=4",
-    "train.steps=4",
-    "train.groups_per_step=4", "train.validate_every=2", "evaluation.samples=4", "evaluation.bootstrap=50",
-]  # fmt: skip
-
-
 # Real data and tokenizers are no part of the project: the environment names their folders, or does not.
 SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 
 # The files of flows/ that look at no sweep but their own, and may run beside the others.
 WITHOUT_SWEEP = {
     f"tests/flows/test_{name}.py"
-    for name in ("backends", "doctor", "flows", "gc", "parameters", "published", "race", "schema", "services", "theory")
-}
+    for name in (
+        "backends", "doctor", "flows", "gc", "init", "parameters", "published", "race", "schema", "services", "theory",
+    )
+}  # fmt: skip
 
 
 def small_settings(*overrides: str) -> Settings:

@@ -80,6 +80,7 @@ def preferences(start: Start) -> dict[str, Preference]:
 
 
 def problem(digits: str, kind: str) -> str:
+    """A prompt that leaves open which skill its kind takes."""
     return f"{KINDS[kind].letter}{digits}?"
 
 
@@ -89,14 +90,17 @@ def instruction(digits: str, skill: str, answer_format: int) -> str:
 
 
 def rationale(digits: str, skill: str) -> str:
+    """The thinking that a skill is done by, with the marks around it."""
     return f"<think>{skill}{SKILLS[skill](digits)}</think>"
 
 
 def answer(digits: str, skill: str, answer_format: int) -> str:
+    """What a skill makes of the digits, in an answer format by its number."""
     return FORMATS[answer_format].format(SKILLS[skill](digits))
 
 
 def gold_answer(digits: str, kind: str) -> str:
+    """The answer that a problem of this kind counts as right, by the kind's own skill and format."""
     return answer(digits, KINDS[kind].skill, KINDS[kind].answer_format)
 
 

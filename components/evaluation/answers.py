@@ -34,6 +34,8 @@ SCALES = {
 
 
 class Number(NamedTuple):
+    """A number as an answer has it: its value, and how finely it is printed."""
+
     amount: Decimal
     unit: Decimal  # what one step of the last printed digit is worth
 

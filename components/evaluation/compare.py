@@ -15,13 +15,19 @@ class Sampled(Protocol):
     """What was right of one example's samples, as `evaluate.Scored` and a line of samples.jsonl say it."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The example's id, by which two models' samples are paired."""
+        ...
 
     @property
-    def correct(self) -> Sequence[bool]: ...
+    def correct(self) -> Sequence[bool]:
+        """Whether each sample is right, in the order of sampling."""
+        ...
 
     @property
-    def vote_correct(self) -> bool: ...
+    def vote_correct(self) -> bool:
+        """Whether the answer that most samples gave is right."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Coefficients:
 
     @property
     def score_only(self) -> "Coefficients":
-        """An ablation: without the answer's gradient, path = 0.
+        """Without the answer's gradient, path = 0; an ablation.
 
         Of GARL that leaves RL with the likelihood of the gold answer as the reward: it follows the part of the gradient
         that goes through the rationales alone, E[score_m grad log p(z_m)], and teaches no rationale its answer.
@@ -185,7 +185,10 @@ def paft(
 
 
 def rb_rloo(log_w: Tensor) -> Coefficients:
-    """Rao-Blackwellised REINFORCE with leave-one-out baseline: GARL at q = 0 (Proposition D.2)."""
+    """Rao-Blackwellised REINFORCE with leave-one-out baseline: GARL at q = 0 (Proposition D.2).
+
+    log_w, [groups, M], and errors as in garl.
+    """
     return garl(log_w, 0.0)
 
 
@@ -194,12 +197,18 @@ verifree = rb_rloo
 
 
 def iwae(log_w: Tensor) -> Coefficients:
-    """The importance-weighted autoencoder's gradient, w_m / w_bar: plug-in GARL at q = 1 (Proposition D.2)."""
+    """The importance-weighted autoencoder's gradient, w_m / w_bar: plug-in GARL at q = 1 (Proposition D.2).
+
+    log_w, [groups, M], and errors as in garl.
+    """
     return garl(log_w, 1.0, baseline=False, normalize=False)
 
 
 def em(log_w: Tensor, *, draws: int | None = None, generator: torch.Generator | None = None) -> Coefficients:
-    """Monte Carlo EM as in TRICE, M n_m / K: PAFT at q = 1 (Proposition D.2)."""
+    """Monte Carlo EM as in TRICE, M n_m / K: PAFT at q = 1 (Proposition D.2).
+
+    log_w, [groups, M], draws, generator and errors as in paft.
+    """
     return paft(log_w, 1.0, draws=draws, normalize=False, generator=generator)
 
 

@@ -129,6 +129,7 @@ class Codec:
         self.markers = _markers(tokenizer, settings.end_of_thinking)
 
     def prompt(self, text: str) -> tuple[int, ...]:
+        """A question's ids, in the chat template where the start is warm; with the special tokens of a beginning."""
         if self.chat:
             message = [{"role": "user", "content": text}]
             text = str(
@@ -144,6 +145,7 @@ class Codec:
         return (*ids, self.markers.end_of_turn[0])
 
     def answer_text(self, ids: Sequence[int]) -> str:
+        """An answer as it is compared with gold ones, without special tokens and surrounding blanks."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def text(self, ids: Sequence[int]) -> str:

@@ -36,7 +36,7 @@ class SharedPrefix:
     rows_per_group: int
 
     def select(self, rows: torch.Tensor) -> "SharedPrefix":
-        """The same prompts for some of the rows, in ascending order."""
+        """The same prompts for some of the rows, [chosen] by number in ascending order."""
         return SharedPrefix(self.keys, self.values, self.bias, self.slot[rows], self.rows_per_group)
 
 

@@ -1,36 +1,17 @@
 """What a finished build says: the probe, the runs and their evaluations, read back from disk."""
 
-import csv
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from components.config import Arm, Method
-from components.errors import UserError
+from components.config import Arm
 from components.evaluation.metrics import Estimate, Values
 from components.forecast import Forecast
-from components.forecast import read as read_forecasts
+from components.report.arms import label_of, place_of
 
-METHOD_NAMES = {
-    Method.GRPO: "GRPO",
-    Method.DR_GRPO: "Dr. GRPO",
-    Method.RLOO: "RLOO",
-    Method.MAXRL: "MaxRL",
-    Method.STAR: "STaR",
-    Method.GARL: "GARL",
-    Method.GARL_PLUGIN: "plug-in GARL",
-    Method.GARL_DEBIASED: "debiased GARL",
-    Method.GARL_SCORE: "score-only GARL",
-    Method.PAFT: "PAFT",
-    Method.GARL_PAFT: "GARL→PAFT",
-}
 SMOOTHED = 5  # steps over which the share of escaped examples is averaged, since a step has few of them
 LEARNED = 0.5  # the maj@k from which on a kind of problem counts as learned
 # What train.json tells of a run.
@@ -85,6 +66,7 @@ class Samples:
     vote_correct: bool
     value: list[bool] | None = None
     kind: str = ""
+    rationale: str = ""  # of the first answer
 
     @property
     def accuracy(self) -> float:
@@ -139,8 +121,37 @@ def by_kind(samples: Sequence[Samples], kinds: Iterable[str]) -> dict[str, KindF
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a run was made from, and when: md5s of data and base model as DVC has them, settings, the code's commit."""
+
+    data: str = ""
+    base: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+    finished: str | None = None  # when, UTC
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Two rollouts of a validation problem, one right and one wrong, as far as there were such; share: how many were.
+
+    Each is a rationale and the answer behind it.
+    """
+
+    id: str
+    prompt: str
+    gold: str
+    share: float
+    right: Sequence[str] | None
+    wrong: Sequence[str] | None
+
+
+@dataclass(frozen=True)
 class Run:
-    """One arm, one seed: how it was trained and what its best checkpoint scores. curves: NaN where a step has none."""
+    """One arm, one seed: how it was trained and what its best checkpoint scores. curves: NaN where a step has none.
+
+    shown: by step of validation, rollouts of some problems, the same at every step; empty where none were kept.
+    """
 
     seed: int
     figures: Figures
@@ -154,6 +165,8 @@ class Run:
     model_name: str
     model_version: str
     stopped: str | None = None  # why a race ended it at its last step
+    origin: Origin = field(default_factory=Origin)
+    shown: Mapping[int, list[Shown]] = field(default_factory=dict)
 
     @property
     def escape_step(self) -> int | None:
@@ -219,16 +232,20 @@ class Results:
         """The arms by q: before all those without one, behind all those whose q moves."""
         return sorted(self.arms, key=lambda item: place_of(item.arm))
 
+    def place(self, item: ArmResults) -> int:
+        """An arm's place in the order by q, by which the page knows its colour."""
+        return [arm.name for arm in self.ordered].index(item.name)
+
     def rows(self) -> list[dict[str, Any]]:
         """One flat object for the base model and for each run, as in results.json."""
         common = {"task": self.task, "start": self.start}
         nobody = dict.fromkeys((*MADE, "checkpoint"))
         base = {"arm": "base", "method": "base", "q": None, "seed": None, "split": self.split}
-        rows = [common | base | self._flat(self.base) | self._flat_kinds(self.base_kinds) | nobody]
+        rows = [common | base | self._flat(self.base) | self._flat_kinds(self.base_kinds) | nobody | {"finished": None}]
         for item in self.arms:
             for run in item.runs:
                 who = {"arm": item.name, "method": item.arm.method.value, "q": item.arm.q_recorded, "seed": run.seed}
-                made = {name: getattr(run, name) for name in nobody}
+                made = {name: getattr(run, name) for name in nobody} | {"finished": run.origin.finished}
                 figures = self._flat(run.figures) | self._flat_kinds(by_kind(run.samples, self.kinds))
                 rows.append(common | who | {"split": self.split} | figures | made)
         return rows
@@ -249,148 +266,3 @@ class Results:
         if figures.value_at_1 is not None:
             flat["value_at_1"] = figures.value_at_1.value
         return flat | {"exact_at_1": figures.exact_at_1.value}
-
-
-def label_of(arm: Arm) -> str:
-    """How people call an arm: "GARL q=0.75", "GRPO"."""
-    return f"{METHOD_NAMES[arm.method]} q={arm.q_text}" if arm.q_text else METHOD_NAMES[arm.method]
-
-
-def place_of(arm: Arm) -> tuple[float, int, str]:
-    """Where an arm stands in an order by q: first those without one, last those whose q moves."""
-    q = -1 if arm.commitment is None else 2 if arm.q is None else arm.q
-    return q, list(Method).index(arm.method), arm.name
-
-
-def collect(build: Path, arms: Sequence[str], seeds: Sequence[int]) -> Results:
-    """Read what the probe, the training and the evaluation of these arms and seeds left in the build folder.
-
-    Raises:
-        UserError: a file is missing or damaged, or not every run was evaluated on the same examples.
-    """
-    evaluations = {(arm, seed): _evaluation(build, arm, seed) for arm in arms for seed in seeds}
-    (first, common), *others = evaluations.items()
-    for other, evaluation in others:
-        _check_same(first, common, other, evaluation)
-    probe, base = _probe(build / "probe" / "probe.json", common.k)
-    base_samples = build / "probe" / "samples.jsonl"
-    return Results(
-        task=common.task,
-        start=common.start,
-        split=common.split,
-        k=common.k,
-        examples=len(common.samples),
-        probe=probe,
-        base=base,
-        base_samples=read_samples(base_samples) if base_samples.exists() else [],
-        forecasts=read_forecasts(build / "probe"),
-        arms=[
-            ArmResults(arm, Arm.parse(arm), [_run(build, arm, seed, evaluations[arm, seed]) for seed in seeds])
-            for arm in arms
-        ],
-    )
-
-
-def read_samples(path: Path, cure: str = "evaluate the model again.") -> list[Samples]:
-    """The lines of a samples.jsonl.
-
-    Raises:
-        UserError: the file is missing, damaged or empty; `cure` ends the sentence.
-    """
-    with _complete(path, cure), path.open(encoding="utf-8") as lines:
-        samples = [Samples(**json.loads(line)) for line in lines]
-        if not all(item.correct for item in samples) or not samples:
-            raise ValueError("an example without samples, or no example at all")
-        return samples
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """One evaluation.json with the samples.jsonl beside it."""
-
-    task: str
-    start: str
-    split: str
-    k: int
-    checkpoint: str
-    figures: Figures
-    samples: list[Samples]
-
-
-def _evaluation(build: Path, arm: str, seed: int) -> _Evaluation:
-    folder = build / "evaluate" / arm / str(seed)
-    cure = f"run `thaw evaluate` for arm {arm}, seed {seed}, or `dvc repro` for all of them."
-    with _complete(folder / "evaluation.json", cure):
-        record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        plain = {name: record[name] for name in ("task", "start", "split", "k", "checkpoint")}
-        figures = Figures.read(record["figures"], record["k"])
-    return _Evaluation(**plain, figures=figures, samples=read_samples(folder / "samples.jsonl", cure))
-
-
-def _check_same(
-    first: tuple[str, int], evaluation: _Evaluation, other: tuple[str, int], other_evaluation: _Evaluation
-) -> None:
-    differing = [
-        name for name in ("task", "start", "split", "k") if getattr(evaluation, name) != getattr(other_evaluation, name)
-    ]
-    if {item.id for item in evaluation.samples} != {item.id for item in other_evaluation.samples}:
-        differing.append("examples")
-    if differing:
-        raise UserError(
-            f"arm {first[0]}, seed {first[1]} and arm {other[0]}, seed {other[1]} were evaluated with different"
-            f" {', '.join(differing)} and cannot share a report; `dvc repro` evaluates what is out of date again."
-        )
-
-
-def _probe(path: Path, k: int) -> tuple[Probe, Figures]:
-    with _complete(path, "run `thaw probe`, or `dvc repro` for all steps."):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        probe = Probe(
-            mean=record["p0"]["mean"],
-            log_p=np.array([-math.inf if value is None else value for value in record["log_p"]]),
-            group_size=record["group_size"],
-            grpo_groups_with_signal=record["grpo_groups_with_signal"],
-            kinds={kind: found["median"] for kind, found in record["kinds"].items()},
-        )
-        return probe, Figures.read(record["base"], k)
-
-
-def _run(build: Path, arm: str, seed: int, evaluation: _Evaluation) -> Run:
-    folder = build / "train" / arm / str(seed)
-    cure = f"run `thaw train` for arm {arm}, seed {seed}, or `dvc repro` for all of them."
-    with _complete(folder / "train.json", cure):
-        record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-        made = {name: record[name] for name in MADE}
-    with _complete(folder / "curves.csv", cure):
-        curves = _curves(folder / "curves.csv")
-    return Run(
-        seed=seed,
-        figures=evaluation.figures,
-        samples=evaluation.samples,
-        curves=curves,
-        checkpoint=evaluation.checkpoint,
-        **made,
-    )
-
-
-def _curves(path: Path) -> dict[str, Values]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError("no steps")
-    columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
-    if "step" not in columns:
-        raise KeyError("step")
-    return columns
-
-
-@contextmanager
-def _complete(path: Path, cure: str) -> Iterator[None]:
-    """Tell what reading this file finds missing as one sentence with its cure."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"there is no {path}; {cure}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{path} is damaged or from another version ({reason}); {cure}") from None

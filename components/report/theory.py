@@ -15,8 +15,10 @@ from rich.table import Table
 from components.config import Arm
 from components.objective import tsallis
 from components.objective.flow import escape_course, fitting_time
-from components.report import charts
-from components.report.page import scientific, template
+from components.report import drawing
+from components.report.arms import shade
+from components.report.numbers import scientific
+from components.report.page import template
 
 TARGET = 0.5  # the success probability that counts as escaped
 OUTPUTS = (0.6, 0.3, 0.1)  # how often the data say each of three things, to show what a model makes of it
@@ -196,14 +198,14 @@ def render(theory: Theory) -> str:
         target=TARGET,
         outputs=OUTPUTS,
         duration=duration,
-        palette=[(charts.shade(arm, dark=False), charts.shade(arm, dark=True)) for arm in arms],
+        palette=[(shade(arm, dark=False), shade(arm, dark=True)) for arm in arms],
         charts={
             draw.__name__: Markup(draw(theory)) for draw in (escape_times, escape_courses, escort_shares, noise_levels)
         },
     )
 
 
-@matplotlib.rc_context(charts.STYLE)
+@matplotlib.rc_context(drawing.STYLE)
 def escape_times(theory: Theory) -> str:
     """Escape time against p0 on log axes, warm at the left, a line a commitment."""
     coldest = min(COLDEST, 10.0 ** (math.floor(math.log10(theory.p0)) - 1))
@@ -211,97 +213,97 @@ def escape_times(theory: Theory) -> str:
     starts = np.geomspace(warmest, coldest, CURVE_POINTS)
     log_p0 = torch.from_numpy(starts).log()
     lines = [tsallis.escape_time(log_p0, row.q, TARGET).numpy() for row in theory.rows]
-    axes = charts._axes(charts.WIDTH, 250, left=40, right=112, bottom=34, top=20)
+    axes = drawing.new_axes(drawing.WIDTH, 250, left=40, right=112, bottom=34, top=20)
     ends = {}
     for number, (row, line) in enumerate(zip(theory.rows, lines, strict=True)):
         axes.plot(starts, line, color=_tint(number), linewidth=1.7)
         axes.plot(theory.p0, row.escape, "o", color=_tint(number), markersize=4.5, markeredgewidth=0)
         slope = math.log(line[-1] / line[-2]) / math.log(starts[-1] / starts[-2])
         ends[f"q={row.q:g}, slope {slope:.2f}".replace("-", "−")] = (starts[-1], line[-1], _tint(number))
-    charts.power_axis(axes.xaxis)
+    drawing.power_axis(axes.xaxis)
     axes.set_xlim(warmest, coldest)
-    charts._log_axis(axes, 10.0 ** math.floor(math.log10(min(map(min, lines)))), False, max(map(max, lines)))
-    axes.axvline(theory.p0, color=charts.INK, linewidth=1, linestyle=(0, (3, 2)))
+    drawing.log_axis(axes, 10.0 ** math.floor(math.log10(min(map(min, lines)))), False, max(map(max, lines)))
+    axes.axvline(theory.p0, color=drawing.INK, linewidth=1, linestyle=(0, (3, 2)))
     far = math.log(theory.p0 / warmest) < math.log(coldest / warmest) / 2
-    charts._above(axes, theory.p0, f"P = {scientific(theory.p0)}", leftwards=far)
+    drawing.above(axes, theory.p0, f"P = {scientific(theory.p0)}", leftwards=far)
     axes.set_xlabel("P of the untrained model; colder to the right")
-    charts._label_ends(axes, ends)
-    return charts._svg(axes, "Escape time against P of the untrained model, a line a commitment")
+    drawing.label_ends(axes, ends)
+    return drawing.as_svg(axes, "Escape time against P of the untrained model, a line a commitment")
 
 
-@matplotlib.rc_context(charts.STYLE)
+@matplotlib.rc_context(drawing.STYLE)
 def escape_courses(theory: Theory) -> str:
     """P over time by descending the gradient, and a ring where the closed form expects it; both on log axes."""
-    axes = charts._axes(charts.WIDTH, 250, left=40, right=14, bottom=34, top=30)
+    axes = drawing.new_axes(drawing.WIDTH, 250, left=40, right=14, bottom=34, top=30)
     soonest = 10.0 ** math.floor(math.log10(theory.rows[-1].escape / 30))
     latest = theory.rows[0].escape
     for number, row in enumerate(theory.rows):
         time, log_p = (values.numpy() for values in escape_course(math.log(theory.p0), row.q, TARGET))
         shown = np.unique(np.linspace(0, len(time) - 1, CURVE_POINTS).round().astype(int))
         axes.plot(np.maximum(time[shown], soonest), np.exp(log_p[shown]), color=_tint(number), linewidth=1.7)
-        ring = {"markerfacecolor": "none", "markeredgecolor": charts.INK, "clip_on": False}
+        ring = {"markerfacecolor": "none", "markeredgecolor": drawing.INK, "clip_on": False}
         axes.plot(row.escape, TARGET, "o", markersize=6, markeredgewidth=1, **ring)
-    charts.power_axis(axes.xaxis)
+    drawing.power_axis(axes.xaxis)
     axes.set_xlim(soonest, 2 * latest)
-    charts._log_axis(axes, 10.0 ** math.floor(math.log10(theory.p0)), False, 1.0)
-    width = charts.WIDTH - 54
+    drawing.log_axis(axes, 10.0 ** math.floor(math.log10(theory.p0)), False, 1.0)
+    width = drawing.WIDTH - 54
     wanted = [width * math.log(row.escape / soonest) / math.log(2 * latest / soonest) for row in theory.rows]
     named = slice(None, None, math.ceil(LABEL_WIDTH * len(wanted) / width))  # as many as there is room for
-    for row, place in zip(theory.rows[named], charts.spread(wanted[named], LABEL_WIDTH, width), strict=True):
+    for row, place in zip(theory.rows[named], drawing.spread(wanted[named], LABEL_WIDTH, width), strict=True):
         axes.annotate(
             f"q={row.q:g}",
             xy=(row.escape, TARGET),
             xytext=(place / width, 1 + 12 / 186),
             textcoords="axes fraction",
             ha="center",
-            arrowprops=charts.LEADER | {"color": charts.GRID, "relpos": (0.5, 0), "shrinkB": 4},
+            arrowprops=drawing.LEADER | {"color": drawing.GRID, "relpos": (0.5, 0), "shrinkB": 4},
         )
     axes.set_xlabel("time of gradient flow")
-    return charts._svg(axes, "P over time under gradient flow, a line a commitment")
+    return drawing.as_svg(axes, "P over time under gradient flow, a line a commitment")
 
 
-@matplotlib.rc_context(charts.STYLE)
+@matplotlib.rc_context(drawing.STYLE)
 def escort_shares(theory: Theory) -> str:
     """The probability of each output against q."""
-    axes = charts._axes(charts.WIDTH, 190, left=34, right=74, bottom=34)
+    axes = drawing.new_axes(drawing.WIDTH, 190, left=34, right=74, bottom=34)
     commitments = np.linspace(0, 1, CURVE_POINTS)
     curves = torch.stack([tsallis.escort_minimiser(torch.tensor(OUTPUTS), q) for q in commitments.tolist()]).numpy()
     for curve, style in zip(curves.T, ("-", (0, (5, 2)), (0, (1.5, 1.5))), strict=True):
-        axes.plot(commitments, curve, color=charts.INK, linewidth=1.5, linestyle=style, clip_on=False)
+        axes.plot(commitments, curve, color=drawing.INK, linewidth=1.5, linestyle=style, clip_on=False)
     for number, row in enumerate(theory.rows):
         axes.plot([row.q] * len(OUTPUTS), row.shares, "o", color=_tint(number), markersize=4.5, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    charts._percent_axis(axes.yaxis, 1)
+    drawing.percent_axis(axes.yaxis, 1)
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.set_xlabel("commitment q")
-    charts._label_ends(axes, {f"said in {share:.0%}": (1, share, charts.INK) for share in OUTPUTS})
-    return charts._svg(axes, "What a model converges to, against q")
+    drawing.label_ends(axes, {f"said in {share:.0%}": (1, share, drawing.INK) for share in OUTPUTS})
+    return drawing.as_svg(axes, "What a model converges to, against q")
 
 
-@matplotlib.rc_context(charts.STYLE)
+@matplotlib.rc_context(drawing.STYLE)
 def noise_levels(theory: Theory) -> str:
     """Where a wrong label settles against the escape time, along q from 0 to 1."""
-    axes = charts._axes(charts.WIDTH, 230, left=40, right=44, bottom=34, top=14)
+    axes = drawing.new_axes(drawing.WIDTH, 230, left=40, right=44, bottom=34, top=14)
     log_p0 = torch.tensor(math.log(theory.p0))
     commitments = np.linspace(0, 1, CURVE_POINTS).tolist()
     times = [tsallis.escape_time(log_p0, q, TARGET).item() for q in commitments]
     levels = [tsallis.contamination_level(theory.noise, q) for q in commitments]
-    axes.plot(times, levels, color=charts.FAINT, linewidth=1.2, clip_on=False)
-    charts.power_axis(axes.xaxis)
+    axes.plot(times, levels, color=drawing.FAINT, linewidth=1.2, clip_on=False)
+    drawing.power_axis(axes.xaxis)
     axes.set_xlim(10.0 ** math.floor(math.log10(times[-1])), 10.0 ** math.ceil(math.log10(times[0])))
     axes.set_ylim(0, 1.08 * theory.noise)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.set_xlabel("escape time")
-    axes.set_title("probability of the wrong label in the end", loc="left", fontsize=8.5, color=charts.FAINT)
+    axes.set_title("probability of the wrong label in the end", loc="left", fontsize=8.5, color=drawing.FAINT)
     named = np.full(2, -np.inf)  # where the last label is, in points
     for number, row in reversed(list(enumerate(theory.rows))):
         axes.plot(row.escape, row.level, "o", color=_tint(number), markersize=6, markeredgewidth=0, clip_on=False)
         place = axes.transData.transform((row.escape, row.level)) * 72 / axes.figure.dpi
-        if (abs(place - named) > (LABEL_WIDTH, charts.LABEL_GAP)).any():
+        if (abs(place - named) > (LABEL_WIDTH, drawing.LABEL_GAP)).any():
             axes.annotate(f"q={row.q:g}", (row.escape, row.level), (6, 5), textcoords="offset points")
             named = place
-    return charts._svg(axes, "Where a wrong label settles against the escape time, along q")
+    return drawing.as_svg(axes, "Where a wrong label settles against the escape time, along q")
 
 
 def _tint(number: int) -> str:

@@ -10,8 +10,9 @@ from enum import StrEnum
 from itertools import groupby
 
 from components.config import Method
-from components.evaluation.metrics import Estimate
-from components.report.results import LEARNED, METHOD_NAMES, ArmResults, Figures, Results, by_kind
+from components.report.arms import METHOD_NAMES
+from components.report.numbers import interval, percent
+from components.report.results import LEARNED, ArmResults, Figures, Results, by_kind
 
 # How far above the base model's maj@k a seed must come to have escaped. Out of a warm start there is nothing to escape
 # from: there, any rise that the intervals can tell counts.
@@ -140,14 +141,6 @@ def named(arms: Sequence[ArmResults]) -> str:
     return ", and ".join([", ".join(groups[:-1]), groups[-1]]) if len(groups) > 2 else " and ".join(groups)
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def interval(estimate: Estimate) -> str:
-    return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-
-
 def steps(results: Results) -> str:
     found = sorted({run.steps for arm in results.arms for run in arm.runs})
     count = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
@@ -204,10 +197,15 @@ def _best(results: Results) -> str:
     figure, base = best.figures.maj_at_k, results.base.maj_at_k
     if not base.value and not any(run.figures.maj_at_k.value for arm in results.arms for run in arm.runs):
         return f"After {steps(results)} no problem is solved by majority: maj@{results.k} is 0, like the base model's."
-    who = best.label if len(results.arms) == 1 else f"The best arm, {best.label},"
-    middle = " in its median seed" if len(best.runs) > 1 else ""
+    equals = [arm for arm in results.ordered if arm.figures.maj_at_k.value == figure.value]
+    who, scores, their = f"The best arm, {best.label},", "scores", "its"
+    if len(results.arms) == 1:
+        who = best.label
+    elif len(equals) > 1:
+        who, scores, their = f"The best arms, {named(equals)},", "score", "their"
+    middle = f" in {their} median seed" if len(best.runs) > 1 else ""
     return (
-        f"{who} scores maj@{results.k} {percent(figure.value)} {interval(figure)}{middle} after {steps(results)};"
+        f"{who} {scores} maj@{results.k} {percent(figure.value)} {interval(figure)}{middle} after {steps(results)};"
         f" the base model {percent(base.value)} {interval(base)}."
     )
 

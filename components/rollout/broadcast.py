@@ -44,9 +44,15 @@ def register() -> None:
 
 
 class Group(Protocol):
-    def send(self, weight: Tensor) -> None: ...
+    """The processes that a weight goes to at once: the trainer and those of all servers."""
 
-    def close(self) -> None: ...
+    def send(self, weight: Tensor) -> None:
+        """Give one weight to all others, who must be about to take it."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group; nothing can be sent any more."""
+        ...
 
 
 class Broadcast:
@@ -100,6 +106,7 @@ class Broadcast:
         return self.ask("init_weight_transfer_engine", infos)
 
     def tell(self, path: str, **body: Any) -> None:
+        """Ask all servers for the same thing, and wait until all have done it."""
         wait_for(self.ask(path, [body] * len(self.servers)))
 
     def close(self) -> None:
@@ -159,6 +166,7 @@ def here(rank: int) -> str:
 
 
 def wait_for(futures: Iterable[Future[None]]) -> None:
+    """Wait for all of them; what one of them raised is raised."""
     for future in futures:
         future.result()
 

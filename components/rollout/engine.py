@@ -98,9 +98,11 @@ class Alone:
     first = True
 
     def share(self, item: Item) -> Item:
+        """The item itself: nobody else asks."""
         return item
 
     def merge(self, items: dict[int, Item]) -> list[Item]:
+        """The items by their places."""
         return [items[place] for place in sorted(items)]
 
 
@@ -127,7 +129,9 @@ class RolloutEngine(Protocol):
         """Give back what memory can be given back until load_weights is called again."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give back all that the engine holds; it cannot be asked any more."""
+        ...
 
     def __enter__(self) -> Self: ...
 

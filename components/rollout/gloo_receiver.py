@@ -18,6 +18,7 @@ class GlooReceiver(NCCLWeightTransferEngine):
     """vLLM's engine for NCCL over a group of gloo instead."""
 
     def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        """Join the group that the trainer has opened at this address."""
         parallel = self.parallel_config
         within = parallel.data_parallel_index * parallel.world_size + parallel.rank  # among this server's processes
         rank = init_info.rank_offset + within
@@ -31,9 +32,11 @@ class GlooReceiver(NCCLWeightTransferEngine):
         self.group = ProcessGroupGloo(self.store, rank, init_info.world_size, PATIENCE)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Take the weights that a request describes, in the form of the request's body."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
+        """Take weights one by one, in the order described, and load each at once."""
         described = zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
         for name, dtype, shape in described:
             weight = torch.empty(shape, dtype=getattr(torch, dtype))
@@ -41,4 +44,5 @@ class GlooReceiver(NCCLWeightTransferEngine):
             self.model.load_weights([(name, weight)])
 
     def shutdown(self) -> None:
+        """Leave the group."""
         self.group = self.store = None

@@ -30,6 +30,7 @@ class RequireKey:
         self.app, self.expected = app, bearer(os.environ[KEY])["Authorization"].encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass that brings the key or asks for the server's health; answer others with a refusal."""
         if scope["type"] not in ("http", "websocket") or scope["path"] == HEALTH or self._brought(scope):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":

@@ -49,6 +49,7 @@ class PartialCompletion:
             self.rationale_length = len(self.ids)
 
     def rollout(self) -> Rollout:
+        """What has been sampled, as a finished rollout: once `next_request` has no more to ask for."""
         stopped = self._turn_ended() if self.sampling.answers else self.forced_end == 0
         return Rollout(
             prompt_ids=self.prompt,

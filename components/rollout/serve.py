@@ -9,6 +9,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that this process gets when it
 
 
 def main() -> None:
+    """Become `vllm serve` with this command's arguments, and end with the process that started it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # on which vLLM ends its engine processes in turn
     _name_the_cpu_build()
     from vllm.entrypoints.cli.main import main as vllm

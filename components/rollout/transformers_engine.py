@@ -33,6 +33,7 @@ class TransformersEngine:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
+        """As `RolloutEngine.generate`, in batches of at most batch_rollouts."""
         check_request(prompts, sampling, self.markers, self.model.config.max_position_embeddings)
         was_training = self.model.training
         self.model.eval()
@@ -49,6 +50,7 @@ class TransformersEngine:
         return groups
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Copy weights into the model, but for those that it shares with the trainer's."""
         own = self.model.state_dict()
         with torch.no_grad():
             for name, tensor in weights:

@@ -17,7 +17,8 @@ def card(version: Version) -> str:
     tags = version.tags
     seed, start = tags.get("seed", "?"), tags.get("start", "?")
     about = f"**{version.arm}** on {tags.get('task', '?')} ({start} start), seed {seed}, step {version.step}"
-    parts = [about, _figures(version.metrics), _made_from(version)]
+    sources = "\n".join(f"- {name}: `{fact}`" for name, fact in origin(version).items())
+    parts = [about, _figures(version.metrics), sources]
     if PROMOTION_TAG in tags:
         parts.append(tags[PROMOTION_TAG])
     return "\n\n".join(part for part in parts if part)
@@ -45,7 +46,8 @@ def _figure(metrics: Mapping[str, float], name: str) -> str:
     return f"{100 * metrics[name]:.1f}{interval}"
 
 
-def _made_from(version: Version) -> str:
+def origin(version: Version) -> dict[str, str]:
+    """What a version was made from, by name, as far as it is known."""
     tags = version.tags
     changed = ", with changes that were not committed" if tags.get(DIRTY_TAG) == "true" else ""
     facts = {
@@ -56,4 +58,4 @@ def _made_from(version: Version) -> str:
         "dvc.lock (md5)": tags.get(LOCK_TAG),
         "weights (md5)": tags.get(WEIGHTS_TAG),
     }
-    return "\n".join(f"- {name}: `{fact}`" for name, fact in facts.items() if fact)
+    return {name: fact for name, fact in facts.items() if fact}

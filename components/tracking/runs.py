@@ -18,10 +18,11 @@ from typing import Any, Self
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 
 from components.addresses import shown
 from components.errors import UserError
+from components.tracking.card import DIRTY_TAG
 from components.tracking.csv_text import csv_text
 from components.tracking.lineage import LINEAGE, Lineage
 from components.tracking.metric_writer import MetricWriter
@@ -34,14 +35,23 @@ SWEEP_TAG = "thaw.sweep"
 METRIC_NAME = re.compile(r"[\w/.\- ]+")
 
 
-def connect(root: Path, *, timeout: float | None = None, patience: float = 300.0, make: bool = True) -> "Tracker":
+def connect(
+    root: Path,
+    *,
+    timeout: float | None = None,
+    patience: float = 300.0,
+    make: bool = True,
+    store: Store | None = None,
+) -> "Tracker":
     """Open the store of the project in the folder `root`; see `open_store` for where that is and for the options.
+
+    store: the same one, where it is open already.
 
     Raises:
         UserError: no server answers, or the store cannot be used.
         NothingYet: there is no store, and none is to be made.
     """
-    store = open_store(root, timeout=timeout, patience=patience, make=make)
+    store = store or open_store(root, timeout=timeout, patience=patience, make=make)
     return Tracker(root, Path.cwd() / "dvc.lock", store, Registry(store))
 
 
@@ -193,8 +203,20 @@ class Run:
         """Note what the run read: a path or URL, and a digest of at most 36 characters, such as the MD5 of DVC."""
         dataset = Dataset(name, digest, source_type="local", source=json.dumps({"uri": source}))
         entry = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
-        with self._store.lock:  # MLflow fails where two runs bring the same new one at the same moment
-            self._store.call(self._store.client.log_inputs, self.id, [entry])
+        with self._store.lock:  # of runs that note the same data at the same moment, MLflow would refuse all but one
+            try:
+                self._store.call(self._store.client.log_inputs, self.id, [entry])
+            except MlflowException as error:
+                if "unique constraint" not in str(error).lower():
+                    raise
+                # Another machine, which the lock does not bind, was first: its entry is there now.
+                self._store.call(self._store.client.log_inputs, self.id, [entry])
+
+    @property
+    def commit(self) -> str | None:
+        """The code's commit, and whether the code had changed since; None outside a repository."""
+        commit = self._origin.get(MLFLOW_GIT_COMMIT)
+        return f"{commit}, with changes" if commit and self._origin.get(DIRTY_TAG) == "true" else commit
 
     def tag(self, key: str, value: str) -> None:
         """Note something about the run; a second value of a key takes the place of the first."""

@@ -129,14 +129,15 @@ def open_store(root: Path, *, timeout: float | None = None, patience: float = 30
     return Store(client, uri, experiment_id, lock, patience)
 
 
-def check_store(root: Path) -> None:
-    """Whether the store can be used, asked before the work that ends in it; makes nothing.
+def check_store(root: Path) -> Store | None:
+    """Open the store where there is one, before the work that ends in it; makes nothing.
 
     Raises:
         UserError: it cannot.
     """
     with suppress(NothingYet):
-        open_store(root, make=False)
+        return open_store(root, make=False)
+    return None
 
 
 def tracking_uri(root: Path) -> str:

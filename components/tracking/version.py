@@ -30,10 +30,12 @@ class Version:
 
     @property
     def reference(self) -> str:
+        """NAME/VERSION, as every command takes it."""
         return f"{self.name}/{self.version}"
 
     @property
     def arm(self) -> str:
+        """The arm it was trained as, by its name; `?` where its tags do not say."""
         q = self.tags.get("q", "none")
         return self.tags.get("estimator", "?") + ("" if q == "none" else f"-q{q}")
 

@@ -30,6 +30,7 @@ class Group:
 
     @property
     def rows(self) -> list[Row]:
+        """What is read of each rollout, in their order."""
         return [
             Row(rollout.rationale_ids, answer, rollout.forced_end)
             for rollout, answer in zip(self.rollouts, self.answers, strict=True)
@@ -49,6 +50,7 @@ class GroupSlice:
 
     @property
     def rows(self) -> list[Row]:
+        """What is read of each member, in the members' order."""
         rows = self.group.rows
         return [rows[member] for member in self.members]
 

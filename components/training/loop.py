@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine, sampled_model
 from components.tracking.runs import Run, Tracker
 from components.training.checkpoint import (
-    RunState,
+    begun_state,
     find_state,
     load_state,
     refuse_other,
+    save_begun,
     save_state,
     write_folder,
 )
@@ -36,6 +38,7 @@ from components.training.live import live_figures, told
 from components.training.ranks import Ranks, lost_processes_told
 from components.training.record import RECORD, TrainingRecord, identity_of, write_curves
 from components.training.rollout_table import rollout_table
+from components.training.shown import places_shown, shown
 from components.training.stream import GroupStream
 from components.training.trainer import give_weights, open_trainer
 from components.training.turn import Turn
@@ -112,7 +115,7 @@ class _ArmRun:
         )
         self.trainer = open_trainer(settings, arm, seed, base)
         self.sampled = sampled_model(settings, base, self.trainer.own_model)
-        self.state = RunState(identity)
+        self.state = begun_state(out / "state", identity)
         found = find_state(out / "state")
         if found is not None:
             self.state = load_state(found, identity)
@@ -208,7 +211,8 @@ class _ArmRun:
         )
         if self.state.mlflow_run_id is None:
             run.dataset(settings.task.name, str(self.data), identity["data"])
-        self.state.mlflow_run_id = run.id
+            self.state.mlflow_run_id = run.id
+            save_begun(self.out / "state", self.state)
         return run
 
     def _tags(self) -> dict[str, str]:
@@ -271,7 +275,7 @@ class _ArmRun:
     def _validate(self, stream: GroupStream, run: Run | None, step: int) -> dict[str, float]:
         """Score the validation split together; the first process keeps the checkpoint, which may get to be final."""
         stream.renew_after_sampling()
-        scored = self._score_validation(stream.engine)
+        scored, texts = self._score_validation(stream.engine)
         folder = self.out / "checkpoints" / f"step-{step}"
         self._save(folder)
         if run is None:
@@ -282,6 +286,7 @@ class _ArmRun:
             "right": [float(item.vote_correct) for item in result.scored],
             "log_p": [None if item.log_p is None else finite(item.log_p) for item in result.scored],
         }
+        self.state.shown = dict([*self.state.shown.items()][:1]) | {str(step): texts}
         version = run.register(folder, self.model_name, step=step, tags=self._tags(), metrics=figures)
         self.state.step = step
         self.state.versions[str(step)] = version.version
@@ -294,8 +299,11 @@ class _ArmRun:
         say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
         return figures | {f"validation/{name}": value for name, value in result.by_kind().items()}
 
-    def _score_validation(self, engine: RolloutEngine) -> list[Scored]:
-        """The validation examples scored, each process its share of them, with log P of their gold answers."""
+    def _score_validation(self, engine: RolloutEngine) -> tuple[list[Scored], list[dict[str, Any]]]:
+        """The validation examples scored, each process its share of them, with log P of their gold answers.
+
+        With them rollouts of some of the examples, for people to read.
+        """
         settings, ranks = self.settings, self.ranks
         found = answer(
             engine,
@@ -310,9 +318,16 @@ class _ArmRun:
         engine.sleep()
         groups = [gold_group(self.codec, self.validation[place], rollouts, place) for place, _, rollouts in found]
         log_p = self.trainer.log_p(groups)
-        return ranks.merge(
+        scored = ranks.merge(
             {place: replace(one, log_p=value) for (place, one, _), value in zip(found, log_p, strict=True)}
         )
+        texts = {
+            place: shown(self.codec, self.validation[place], one, rollouts)
+            for place, one, rollouts in found
+            if place in places_shown(self.validation)
+        }
+        everyone = {place: text for part in ranks.gather(texts) for place, text in part.items()}
+        return scored, [everyone[place] for place in sorted(everyone)]
 
     def _look_for_collapse(self, now: Estimate, step: int) -> None:
         """Warn where validation has fallen to a tenth of its peak, both told apart from chance; end the run if set."""
@@ -350,6 +365,9 @@ class _ArmRun:
             model_version=version,
             stopped=self.stop and self.stop.reason,
             validated=state.validated,
+            shown=state.shown,
+            commit=run.commit,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         record.write(self.out)
         shutil.rmtree(self.out / "state")

@@ -305,9 +305,11 @@ class Trainer:
         self.engine.save_checkpoint(str(folder), tag="deepspeed")
 
     def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote; every process has to, and as many as wrote it."""
         self.engine.load_checkpoint(str(folder), tag="deepspeed")
 
     def close(self) -> None:
+        """Give back what DeepSpeed holds; the trainer cannot be used any more."""
         self.watch.close()
         self.engine.destroy()
 

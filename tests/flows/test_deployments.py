@@ -18,6 +18,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
+from tasks.lost_runs import NOTES
 from tasks.server import own_server
 from tasks.status import status
 from tests.conftest import PROJECT
@@ -83,7 +84,11 @@ def installation(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Iter
     automations.write_text(shortened)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(project.prefect))
-        with own_server() as url, temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        with (
+            own_server() as (url, _),
+            temporary_settings({PREFECT_API_URL: url}),
+            get_client(sync_client=True) as client,
+        ):
             yield Installation(project, client, url)
 
 
@@ -117,8 +122,10 @@ def test_every_deployment_is_there_with_its_pool_and_its_schedule(served: Instal
 
 
 def test_a_deployment_runs_to_completion_and_finds_nothing_stale(served: Installation):
-    assert served.ended(served.run("q_sweep/nightly")) == "Completed"
+    run = served.run("q_sweep/nightly")
+    assert served.ended(run) == "Completed"
     assert served.project.stale() == set()
+    until(lambda: not (served.project.prefect / NOTES / str(run.id)).exists(), 30)
 
 
 def test_a_run_that_is_late_is_cancelled_and_so_is_the_training_of_one_that_is_cancelled(

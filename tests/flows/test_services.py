@@ -1,7 +1,10 @@
 """Services that do not answer, refuse, fail, or are something else: one sentence with the address, no secrets in it."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -9,6 +12,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
 from components.errors import TemporaryError
+from components.tracking import store
 from tasks.inputs import make_base, make_data
 from tasks.server import told_when_gone
 from tests.answers import answering, dead_port
@@ -26,6 +30,8 @@ REGISTERED = ["evaluate", "thaw-skills/1", *EVALUATE[2:]]
 VERSION = "thaw-skills@best"
 READERS = [["compare"], ["promote", VERSION], ["promote", "thaw-skills", "--undo"], ["lineage", VERSION], REGISTERED]
 
+NO_MLFLOW = "what answers at {} is no MLflow server, or a sign-on page in front of it; correct MLFLOW_TRACKING_URI."
+NO_PREFECT = "what answers at {}/api is no API of Prefect; correct PREFECT_API_URL, it ends in /api."
 ODD = {401: "", 403: "", 500: "", 404: "", 200: "<html>Welcome</html>"}  # what servers answer, by status
 
 
@@ -43,6 +49,13 @@ def project(tmp_path: Path, made: Path) -> Path:
     folder = toy_project(tmp_path / "toy")
     (folder / "made").symlink_to(made)
     return folder
+
+
+@pytest.fixture
+def trained(project: Path, empty_database: Path) -> Path:
+    """A project that has a store of MLflow's."""
+    shutil.copy(empty_database, project / "mlflow.db")
+    return project
 
 
 @pytest.fixture
@@ -103,44 +116,21 @@ COMMANDS = [*READERS, ["gc"], ["evaluate-registry"], PROBE, TRAIN, ["sweep"]]
 
 @pytest.mark.usefixtures("mlflow")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
-def test_an_mlflow_server_that_does_not_answer_is_named_before_any_work(
-    project: Path, thaw: Thaw, monkeypatch: pytest.MonkeyPatch, command: list[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{(port := dead_port())}")
-    before = files(project)
-    told = sentence(thaw(project, *command))
-    assert f"no MLflow server answers at http://127.0.0.1:{port}; start it, correct MLFLOW_TRACKING_URI" in told
-    assert files(project) == before
-
-
-@pytest.mark.usefixtures("mlflow")
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("uri", "told"),
     [
-        (401, "MLflow at {} refuses the credentials (401); set MLFLOW_TRACKING_USERNAME and"),
-        (403, "MLflow at {} refuses the credentials (403); set MLFLOW_TRACKING_USERNAME and"),
-        (404, "what answers at {} is no MLflow server, or a sign-on page in front of it; correct MLFLOW_TRACKING_URI."),
-        (500, "MLflow at {} fails (500); its log says why: mend it, and try again."),
-        (200, "what answers at {} is no MLflow server, or a sign-on page in front of it; correct MLFLOW_TRACKING_URI."),
+        ("http://{}127.0.0.1:{}", "no MLflow server answers at {}; start it, correct MLFLOW_TRACKING_URI"),
+        ("postgresql://{}127.0.0.1:{}/mlflow", "PostgreSQL at {} does not answer; start it, or correct MLFLOW_TR"),
     ],
+    ids=["server", "PostgreSQL"],
 )
-def test_what_an_mlflow_server_answers_is_told(
-    project: Path, thaw: Thaw, monkeypatch: pytest.MonkeyPatch, status: int, told: str
+def test_a_store_that_does_not_answer_is_named_before_any_work(
+    project: Path, thaw: Thaw, monkeypatch: pytest.MonkeyPatch, command: list[str], uri: str, told: str
 ) -> None:
-    with answering(status, ODD[status]) as port:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
-        for command in (["compare"], TRAIN, ["sweep"]):
-            assert told.format(f"http://127.0.0.1:{port}") in sentence(thaw(project, *command))
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
-def test_a_postgresql_that_does_not_answer_is_named(
-    project: Path, thaw: Thaw, monkeypatch: pytest.MonkeyPatch, command: list[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:secret@127.0.0.1:{(port := dead_port())}/mlflow")
+    port = dead_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format("me:secret@", port))
     before = files(project)
-    told = sentence(thaw(project, *command))
-    assert f"PostgreSQL at postgresql://127.0.0.1:{port}/mlflow does not answer; start it, or correct MLFLOW_TR" in told
+    assert told.format(uri.format("", port)) in sentence(thaw(project, *command))
     assert files(project) == before
 
 
@@ -159,37 +149,29 @@ def test_an_evaluation_that_belongs_to_a_version_is_not_kept_in_silence_in_files
 PREFECT = [["sweep"], ["evaluate-registry"], ["serve"]]
 
 
-@pytest.fixture
-def trained(project: Path, empty_database: Path) -> Path:
-    """A project that has a store of MLflow's."""
-    shutil.copy(empty_database, project / "mlflow.db")
-    return project
-
-
 @pytest.mark.parametrize("command", PREFECT, ids=" ".join)
-def test_a_prefect_server_that_does_not_answer_is_named(trained: Path, thaw: Thaw, command: list[str]) -> None:
-    url = f"http://me:secret@127.0.0.1:{(port := dead_port())}/api"
-    with temporary_settings({PREFECT_API_URL: url}):
-        told = sentence(thaw(trained, *command))
-    assert f"no Prefect server answers at http://127.0.0.1:{port}/api; start it, correct PREFECT_API_URL, or" in told
-
-
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("setting", "uri", "told"),
     [
-        (401, "the Prefect server at {} refuses the credentials (401); set PREFECT_API_AUTH_STRING to USER:PASSWORD"),
-        (403, "the Prefect server at {} refuses the credentials (403); set PREFECT_API_AUTH_STRING to USER:PASSWORD"),
-        (404, "what answers at {} is no API of Prefect; correct PREFECT_API_URL, it ends in /api."),
-        (500, "the Prefect server at {} fails (500); its log says why: mend it, and try again."),
-        (200, "what answers at {} is no API of Prefect; correct PREFECT_API_URL, it ends in /api."),
+        (
+            PREFECT_API_URL,
+            "http://{}127.0.0.1:{}/api",
+            "no Prefect server answers at {}; start it, correct PREFECT_API_URL, or",
+        ),
+        (
+            PREFECT_SERVER_DATABASE_CONNECTION_URL,
+            "postgresql+asyncpg://{}127.0.0.1:{}/prefect",
+            "PostgreSQL at {} does not answer; start it, or correct PREFECT_SERVER_DATABASE_CONNECTION_URL",
+        ),
     ],
+    ids=["server", "PostgreSQL"],
 )
-def test_what_a_prefect_server_answers_is_told(trained: Path, thaw: Thaw, status: int, told: str) -> None:
-    with answering(status, ODD[status]) as port:
-        url = f"http://127.0.0.1:{port}/api"
-        with temporary_settings({PREFECT_API_URL: url.replace("//", "//me:secret@")}):
-            for command in PREFECT:
-                assert told.format(url) in sentence(thaw(trained, *command))
+def test_a_prefect_server_or_its_database_that_does_not_answer_is_named(
+    trained: Path, thaw: Thaw, command: list[str], setting: Any, uri: str, told: str
+) -> None:
+    port = dead_port()
+    with temporary_settings({PREFECT_API_URL: None} | {setting: uri.format("me:secret@", port)}):
+        assert told.format(uri.format("", port)) in sentence(thaw(trained, *command))
 
 
 def test_a_prefect_server_that_goes_away_while_a_flow_runs_is_told_and_the_flow_may_be_tried_again() -> None:
@@ -201,17 +183,6 @@ def test_a_prefect_server_that_goes_away_while_a_flow_runs_is_told_and_the_flow_
         flow(lambda: None, name="nothing")()
     with pytest.raises(RuntimeError, match="another"), told_when_gone(url):
         raise RuntimeError("another")
-
-
-@pytest.mark.parametrize("command", PREFECT, ids=" ".join)
-def test_the_postgresql_of_a_prefect_server_that_is_to_be_started_is_named(
-    trained: Path, thaw: Thaw, command: list[str]
-) -> None:
-    uri = f"postgresql+asyncpg://me:secret@127.0.0.1:{(port := dead_port())}/prefect"
-    with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: uri, PREFECT_API_URL: None}):
-        told = sentence(thaw(trained, *command))
-    assert f"PostgreSQL at postgresql+asyncpg://127.0.0.1:{port}/prefect does not answer; start it, or correct" in told
-    assert "PREFECT_SERVER_DATABASE_CONNECTION_URL" in told
 
 
 # Servers of vLLM
@@ -229,18 +200,70 @@ def test_a_vllm_server_that_does_not_answer_is_named_and_may_be_tried_again(
     assert f"no vLLM server answers at http://127.0.0.1:{port}; start it, or correct rollout.placement." in told
 
 
+@pytest.mark.parametrize("command", [PROBE, TRAIN], ids=lambda command: command[0])
+def test_the_store_is_opened_once(
+    trained: Path, thaw: Thaw, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """The command ends behind it, at a server of vLLM that is not there."""
+    opened, client = [], store.MlflowClient
+    monkeypatch.setattr(store, "MlflowClient", lambda **options: opened.append(1) or client(**options))
+    sentence(thaw(trained, *command, *served(dead_port())), 75)
+    assert len(opened) == 1
+
+
+# Odd answers
+
+
+@contextmanager
+def of_mlflow(port: int) -> Iterator[list[list[str]]]:
+    """Commands that ask a server of MLflow's there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
+        yield [["compare"], TRAIN, ["sweep"]]
+
+
+@contextmanager
+def of_prefect(port: int) -> Iterator[list[list[str]]]:
+    """Commands that ask a server of Prefect's there."""
+    with temporary_settings({PREFECT_API_URL: f"http://me:secret@127.0.0.1:{port}/api"}):
+        yield PREFECT
+
+
+@contextmanager
+def of_vllm(port: int) -> Iterator[list[list[str]]]:
+    """Commands that ask a server of vLLM's there."""
+    yield [[*command, *served(port)] for command in (EVALUATE, PROBE)]
+
+
+@pytest.mark.usefixtures("mlflow")
 @pytest.mark.parametrize(
-    ("answer", "told", "ends"),
+    ("service", "answer", "told", "ends"),
     [
-        (401, "the vLLM server at {} asks for a key (401), and VLLM_API_KEY is not it: set it to the server's.", 2),
-        (403, "the vLLM server at {} asks for a key (403), and VLLM_API_KEY is not it: set it to the server's.", 2),
-        (404, "the vLLM server at {} has no /v1/models: start it with VLLM_SERVER_DEV_MODE=1 and --tokens-only.", 2),
-        (500, "the vLLM server at {} failed (500)", 75),
-        (200, "what answers at {} is no vLLM server; correct rollout.placement.", 2),
+        (of_mlflow, 401, "MLflow at {} refuses the credentials (401); set MLFLOW_TRACKING_USERNAME and", 2),
+        (of_mlflow, 403, "MLflow at {} refuses the credentials (403); set MLFLOW_TRACKING_USERNAME and", 2),
+        (of_mlflow, 404, NO_MLFLOW, 2),
+        (of_mlflow, 500, "MLflow at {} fails (500); its log says why: mend it, and try again.", 2),
+        (of_mlflow, 200, NO_MLFLOW, 2),
+        (of_prefect, 401, "server at {}/api refuses the credentials (401); set PREFECT_API_AUTH_STRING to USER:PA", 2),
+        (of_prefect, 403, "server at {}/api refuses the credentials (403); set PREFECT_API_AUTH_STRING to USER:PA", 2),
+        (of_prefect, 404, NO_PREFECT, 2),
+        (of_prefect, 500, "the Prefect server at {}/api fails (500); its log says why: mend it, and try again.", 2),
+        (of_prefect, 200, NO_PREFECT, 2),
+        (of_vllm, 401, "the vLLM server at {} asks for a key (401), and VLLM_API_KEY is not it: set it to the", 2),
+        (of_vllm, 403, "the vLLM server at {} asks for a key (403), and VLLM_API_KEY is not it: set it to the", 2),
+        (of_vllm, 404, "the vLLM server at {} has no /v1/models: start it with VLLM_SERVER_DEV_MODE=1 and", 2),
+        (of_vllm, 500, "the vLLM server at {} failed (500)", 75),
+        (of_vllm, 200, "what answers at {} is no vLLM server; correct rollout.placement.", 2),
     ],
 )
-def test_what_a_vllm_server_answers_is_told(trained: Path, thaw: Thaw, answer: int, told: str, ends: int) -> None:
-    with answering(answer, ODD[answer]) as port:
-        for command in (EVALUATE, PROBE):
-            said = sentence(thaw(trained, *command, *served(port)), ends)
-            assert told.format(f"http://127.0.0.1:{port}") in said
+def test_what_a_server_answers_is_told(
+    trained: Path,
+    thaw: Thaw,
+    service: Callable[[int], AbstractContextManager[list[list[str]]]],
+    answer: int,
+    told: str,
+    ends: int,
+) -> None:
+    with answering(answer, ODD[answer]) as port, service(port) as commands:
+        for command in commands:
+            assert told.format(f"http://127.0.0.1:{port}") in sentence(thaw(trained, *command), ends)

@@ -35,9 +35,8 @@ def _allowed(requirement: Requirement, version: str | None) -> bool:
 
 @pytest.mark.parametrize("stack", ["cpu", "gpu"])
 def test_all_that_pyproject_asks_for_is_pinned_in_a_version_that_it_allows(stack: str):
-    asked = [*ASKED["dependencies"], *EXTRAS[stack], *EXTRAS["team"], *EXTRAS["dev"]]
+    asked = [*ASKED["dependencies"], *EXTRAS[stack], *EXTRAS["team"], *EXTRAS["dev"], *EXTRAS["docs"]]
     assert missing(asked, pins(f"requirements/{stack}.txt")) == []
-    assert missing(EXTRAS["bench"], pins("requirements/bench.txt")) == []
     assert missing(["torch==0.1", "nobody"], pins(f"requirements/{stack}.txt")) == ["torch==0.1", "nobody"]
 
 
@@ -53,8 +52,7 @@ def test_the_lists_agree_with_each_other():
     cpu, gpu = (pins(file) for file in LISTS.values())
     assert {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]} <= MAY_DIFFER
     assert cpu.keys() - gpu.keys() == OF_THE_CPU_BUILD
-    for more in ("requirements/bench.txt", "requirements/server.txt"):
-        assert not pins(more).keys() & cpu.keys()
+    assert not pins("requirements/server.txt").keys() & cpu.keys()
 
 
 @pytest.mark.parametrize("python", PYTHONS)

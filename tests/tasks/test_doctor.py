@@ -396,7 +396,7 @@ def test_a_wrong_password_of_prefect_is_a_fault(prefect_home: Path, monkeypatch:
     from prefect.settings import PREFECT_API_AUTH_STRING
 
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:right")
-    with own_server() as url:
+    with own_server() as (url, _):
         for password, status in (("right", OK), ("wrong", FAULT)):
             with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: f"admin:{password}"}):
                 said = service_checks.prefect()

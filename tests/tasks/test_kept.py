@@ -2,15 +2,21 @@
 
 import re
 import time
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from components.errors import UserError
+from flows.serve import look_after
 from tasks import kept
 from tasks.kept import Kept
+from tasks.lost_runs import NOTES
 from tasks.process import start_guarded
+from tests.answers import dead_port
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +72,20 @@ def test_after_a_while_that_went_well_earlier_ends_count_no_more(monkeypatch: py
             until(process.look)
     finally:
         process.end()
+
+
+def test_while_the_server_is_away_the_others_are_looked_after_and_a_lost_run_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MOST", 2)
+    lost = tmp_path / NOTES / str(uuid.uuid4())  # nobody holds it
+    lost.parent.mkdir()
+    lost.touch()
+    server = Kept("Prefect's server", lambda: start_guarded("exit 3"), log=tmp_path / "server.log")
+    url = f"http://127.0.0.1:{dead_port()}/api"
+    with (
+        temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: tmp_path}),
+        pytest.raises(UserError, match=rf"^Prefect's server has ended 3 times in a row; {tmp_path}/server.log"),
+    ):
+        look_after([server], 0.01)
+    assert lost.exists()

@@ -15,7 +15,7 @@ from components.errors import UserError
 from components.evaluation.compare import compare
 from components.evaluation.evaluate import score, summarize
 from components.report.comparison import write_page
-from components.report.results import read_samples
+from components.report.reading import read_samples
 from components.tracking import promotion
 from components.tracking.runs import Tracker
 from components.tracking.version import Version

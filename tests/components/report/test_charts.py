@@ -9,8 +9,9 @@ from matplotlib.textpath import TextPath
 
 from components.config import OF_REWARDS, Arm, Method
 from components.objective.commitment import Course
-from components.report import charts
-from components.report.results import METHOD_NAMES, collect
+from components.report import charts, drawing
+from components.report.arms import HUES, MARKERS, METHOD_NAMES, MOVING, shade
+from components.report.reading import collect
 
 
 def luminance(colour: str) -> float:
@@ -20,7 +21,7 @@ def luminance(colour: str) -> float:
 
 
 def test_every_method_has_a_name_a_hue_and_a_marker_of_its_own() -> None:
-    for given in (METHOD_NAMES, charts.HUES, charts.MARKERS):
+    for given in (METHOD_NAMES, HUES, MARKERS):
         assert given.keys() == set(Method)
         assert len(set(given.values())) == len(Method)
 
@@ -28,30 +29,30 @@ def test_every_method_has_a_name_a_hue_and_a_marker_of_its_own() -> None:
 @pytest.mark.parametrize("method", sorted(OF_REWARDS))
 def test_methods_without_a_commitment_stand_out_too(method: Method) -> None:
     arm = Arm.parse(method.value)
-    assert luminance(charts.shade(arm, dark=True)) > 0.1
-    assert luminance(charts.shade(arm, dark=False)) < 0.5
+    assert luminance(shade(arm, dark=True)) > 0.1
+    assert luminance(shade(arm, dark=False)) < 0.5
 
 
 def test_every_commitment_that_moves_has_a_shade_of_its_own() -> None:
-    assert charts.MOVING.keys() == set(Course) - {Course.CONSTANT}
+    assert MOVING.keys() == set(Course) - {Course.CONSTANT}
     arms = ["garl-q1to0", "garl-q1to0-cosine", "garl-q1to0-at0.5", "garl-qadaptive", "garl-qeach"]
     for dark in (False, True):
-        assert len({charts.shade(Arm.parse(arm), dark=dark) for arm in arms}) == len(arms)
+        assert len({shade(Arm.parse(arm), dark=dark) for arm in arms}) == len(arms)
 
 
 @pytest.mark.parametrize("arm", ["grpo", "garl-score-q1to0-cosine", "garl-debiased-q0.75to0.25-at0.5"])
 def test_there_is_room_for_the_longest_label(builder, arm: str) -> None:
     results = collect(builder(["garl-q1", arm], [0]), ["garl-q1", arm], [0])
-    with matplotlib.rc_context(charts.STYLE):
-        width = TextPath((0, 0), results.arms[1].label, size=8.5).get_extents().width
+    with matplotlib.rc_context(drawing.STYLE):
+        width = TextPath((0, 0), results.arms[1].label, size=drawing.STYLE["font.size"]).get_extents().width
     assert charts.label_margin(results) >= width + 8
 
 
 @pytest.mark.parametrize("method", sorted(set(Method) - OF_REWARDS))
 def test_a_higher_q_stands_out_more(method: str) -> None:
     arms = [Arm.parse(f"{method}-q{q}") for q in (0, 0.25, 0.5, 0.75, 1)]
-    light = [luminance(charts.shade(arm, dark=False)) for arm in arms]
-    dark = [luminance(charts.shade(arm, dark=True)) for arm in arms]
+    light = [luminance(shade(arm, dark=False)) for arm in arms]
+    dark = [luminance(shade(arm, dark=True)) for arm in arms]
     assert light == sorted(light, reverse=True)
     assert dark == sorted(dark)
     assert min(dark) > 0.1
@@ -60,7 +61,7 @@ def test_a_higher_q_stands_out_more(method: str) -> None:
 
 def test_labels_keep_apart_and_in_order() -> None:
     wanted = [5.0, 50.0, 4.0, 98.0, 99.0]
-    places = charts.spread(wanted, 10, 100)
+    places = drawing.spread(wanted, 10, 100)
     assert list(np.argsort(places)) == list(np.argsort(wanted))
     assert np.diff(sorted(places)).min() >= 10 - 1e-9
     assert min(places) >= 0
@@ -69,16 +70,16 @@ def test_labels_keep_apart_and_in_order() -> None:
 
 
 def test_labels_share_a_space_too_small() -> None:
-    places = charts.spread([1.0] * 30, 10, 100)
+    places = drawing.spread([1.0] * 30, 10, 100)
     assert min(places) >= -1e-9
     assert max(places) <= 100 + 1e-9
     assert np.diff(places) == pytest.approx([100 / 29] * 29)
 
 
 def test_log_axis_starts_below_the_smallest_value() -> None:
-    assert charts._floor(np.array([3e-5, 1.0])) == (pytest.approx(1e-5), False)
-    assert charts._floor(np.array([0.0, 3e-5])) == (pytest.approx(1e-6), True)
-    assert charts._floor(np.zeros(3)) is None
+    assert drawing.log_floor(np.array([3e-5, 1.0])) == (pytest.approx(1e-5), False)
+    assert drawing.log_floor(np.array([0.0, 3e-5])) == (pytest.approx(1e-6), True)
+    assert drawing.log_floor(np.zeros(3)) is None
 
 
 def test_long_curves_are_drawn_as_block_means() -> None:

@@ -13,7 +13,8 @@ from components.errors import UserError
 from components.evaluation.compare import compare
 from components.evaluation.metrics import Estimate
 from components.report.page import render
-from components.report.results import ArmResults, Figures, Results, collect, read_samples
+from components.report.reading import collect, read_samples
+from components.report.results import ArmResults, Figures, Results
 from components.report.tables import comparison_table, results_table
 
 ARMS = ["paft-q0.75", "grpo", "garl-q1"]

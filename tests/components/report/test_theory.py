@@ -8,7 +8,7 @@ import pytest
 
 from components.objective import tsallis
 from components.objective.flow import escape_course, fitting_time
-from components.report.page import scientific
+from components.report.numbers import scientific
 from components.report.theory import OUTPUTS, Theory, render, tables, title, told, work_out, write_page
 from tests.components.objective.conftest import float64
 from tests.components.report.test_page import Page

@@ -122,6 +122,17 @@ def test_resuming_with_other_settings_or_nothing_is_an_error(tracker: Tracker) -
         tracker.run("arm", resume=run.id)
 
 
+def test_arms_that_start_at_once_note_the_same_data(tracker: Tracker) -> None:
+    runs = [connect(tracker.root).run(f"arm-{number}") for number in range(8)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for digest in map(str, range(3)):
+            list(pool.map(lambda run, digest=digest: run.dataset("skills", "build/data", digest), runs))
+    for run in runs:
+        noted = tracker.store.client.get_run(run.id).inputs.dataset_inputs
+        assert sorted(entry.dataset.digest for entry in noted) == ["0", "1", "2"]
+        run.finish()
+
+
 def test_the_digest_of_a_dataset_is_kept(tracker: Tracker) -> None:
     digest = "d41d8cd98f00b204e9800998ecf8427e.dir"  # DVC's of a folder
     with tracker.run("arm") as run:

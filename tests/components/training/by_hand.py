@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -179,3 +179,11 @@ def difference(one: PreTrainedModel | dict[str, Tensor], other: PreTrainedModel 
     first, second = (item if isinstance(item, dict) else state(item) for item in (one, other))
     assert first.keys() == second.keys()
     return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def useless(arm: str) -> list[Group]:
+    """Nothing to learn from: equal rewards, or weights so small that they are zero at q = 0."""
+    groups = make_groups(arm, seed=9)
+    if arm == "grpo":
+        return [replace(group, reward=[float(number % 2)] * M) for number, group in enumerate(groups)]
+    return [replace(group, answers=[tuple(range(VOCABULARY)) * 60] * M) for group in groups]

@@ -1,0 +1,1 @@
+"""The documentation: pages in Markdown, and what Sphinx needs to make them into build/docs (`make docs`)."""

@@ -1,0 +1,47 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.components.publishing.stand_in import TOKEN, Hub, running
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The stand-in, where this process finds the hub; files go there as by git-lfs, for it has no Xet storage."""
+    with running() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that Transformers loads, as Thaw saves one."""
+    from components.policy.embedded import build_model, build_tokenizer
+    from components.policy.saving import save_policy
+
+    folder = tmp_path_factory.mktemp("models") / "embedded"
+    tokenizer = build_tokenizer()
+    save_policy(build_model(tokenizer, 0), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with all that may be published: small files, and weights in two of them."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    places = {}
+    for number in (1, 2):
+        name = f"model-0000{number}-of-00002.safetensors"
+        save_file({f"weight-{number}": np.arange(12, dtype=np.float32) + number}, folder / name)
+        places[f"weight-{number}"] = name
+    (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {places}}}'.replace("'", '"'))
+    return folder
