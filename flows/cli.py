@@ -85,7 +85,8 @@ def sweep(
     check_store(project_root(folder))  # now and not when it is needed, after all that comes before training
     quiet_prefect()
     from flows.serve import with_server
-    from flows.sweep import StageFailed, StageLost, q_sweep
+    from flows.sweep import q_sweep
+    from tasks.stage import StageFailed, StageLost
 
     try:
         with aside(as_json), with_server():
