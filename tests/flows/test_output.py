@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from components.tracking.runs import Tracker
 from flows.output import aside, print_json
 from tests.conftest import PROJECT
 from tests.flows.conftest import Swept, Thaw
+from tests.tasks.test_registry import evaluated
 
 
 def test_what_is_said_meanwhile_goes_to_standard_error(capfd: pytest.CaptureFixture[str]):
@@ -63,23 +65,38 @@ def test_plan_and_theory_and_prepare(tmp_path: Path, thaw: Thaw):
     assert answer(thaw, tmp_path, "prepare", *data)["train"]["final"] == 4
 
 
-@pytest.mark.slow
-def test_registry_and_evaluation(swept: Swept, thaw: Thaw, tmp_path: Path):
-    folder = swept.project.folder
-    found = answer(thaw, folder, "compare", "--all")
-    assert (found["on"], len(found["versions"]), found["comparisons"]) == ("test", 12, [])
+def test_registered_versions(tracker: Tracker, thaw: Thaw, tmp_path: Path):
+    (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    tags = {"estimator": "garl", "q": "0.75", "task": "skills", "start": "cold", "seed": "0"}
+    for accuracy in (0.2, 0.9):
+        with tracker.run("an arm") as run:
+            version = run.register(tmp_path / "model", "thaw-skills", step=1, tags=tags, metrics={})
+        evaluated(tracker, version, "test", accuracy, tmp_path)
+    first, second = "thaw-skills/1", "thaw-skills/2"
+    found = answer(thaw, tmp_path, "compare", first, second, "--page", "page.html")
+    assert (found["on"], [item["model"] for item in found["versions"]]) == ("test", [first, second])
     assert set(found["versions"][0]) == {
         "model", "arm", "aliases", "task", "start", "seed", "step", "created", "mlflow_run_id", "figures",
     }  # fmt: skip
-    evaluated = [version["model"] for version in found["versions"] if "test/maj_at_4" in version["figures"]]
-    first, second = evaluated[:2]
-    [pair] = answer(thaw, folder, "compare", first, second)["comparisons"]
-    assert (pair["first"], pair["second"], pair["k"], pair["examples"]) == (first, second, 4, 8)
+    assert found["versions"][1]["figures"]["test/maj_at_4"] > 0.5
+    [pair] = found["comparisons"]
+    assert (pair["first"], pair["second"], pair["k"], pair["examples"]) == (first, second, 4, 60)
     assert set(pair["maj_at_k"]["difference"]) == {"value", "low", "high"}
-    traced = answer(thaw, folder, "lineage", first)
-    assert traced["model"] == first
+    assert (tmp_path / "page.html").is_file()
+    assert answer(thaw, tmp_path, "promote", first)["promoted"]
+    assert answer(thaw, tmp_path, "promote", second)["promoted"]
+    assert not answer(thaw, tmp_path, "promote", first, status=1)["promoted"]
+    assert answer(thaw, tmp_path, "promote", "thaw-skills", "--undo")["told"].startswith(f"{second} is no longer")
+
+
+@pytest.mark.slow
+def test_lineage_and_evaluation(swept: Swept, thaw: Thaw, tmp_path: Path):
+    traced = answer(thaw, swept.project.folder, "lineage", "thaw-skills@best")
+    assert traced["model"].startswith("thaw-skills/")
     assert set(traced["facts"][0]) == {"name", "value", "state", "note"}
-    scored = answer(thaw, folder, "evaluate", first, "--out", str(tmp_path / "out"))
+    scored = answer(thaw, swept.project.folder, "evaluate", traced["model"], "--out", str(tmp_path / "out"))
     assert scored["figures"] == json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert scored["samples"] == str(tmp_path / "out" / "samples.jsonl")
 
