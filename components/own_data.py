@@ -47,6 +47,7 @@ class Table:
     skipped: Counter[str]
 
     def told(self) -> str:
+        """How many there are and what was left out, in a line."""
         left_out = "".join(f", {count} left out: {reason}" for reason, count in sorted(self.skipped.items()))
         return f"{self.path}: {len(self.lines)} questions{left_out}"
 

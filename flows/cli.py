@@ -4,20 +4,21 @@ Heavy libraries are imported by the command that needs them, so that `thaw --hel
 """
 
 import errno
-import signal
 import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from components.config import Arm, Settings, load_settings
-from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
+from components.errors import FAILED, STATUSES, TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, init, plan, probe, push, registry_commands, schema, theory
+from flows import doctor, gc, init, logs, plan, probe, push, registry_commands, schema, status, theory
+from flows.ending import builds_kept, heed_signals, keeps, nothing_kept, run_kept, servers_kept
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
+from flows.output import AsJson, aside, print_json, read_json, say_in
 from flows.prepared import told
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Thaw a reasoning model that is stuck in a cold start.\n\n"
     "[bold]thaw sweep[/bold] runs everything params.yaml describes and reports it; the other commands are its steps, "
     "one by one. Settings come from params.yaml: --params takes another file, --set train.steps=20 changes one.",
+    epilog=f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in STATUSES.items())}.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
@@ -56,6 +58,7 @@ ArmOption = Annotated[
 
 
 @app.command()
+@keeps(builds_kept)
 def sweep(
     params: Params = PARAMS,
     overrides: Overrides = None,
@@ -63,6 +66,7 @@ def sweep(
         str | None, typer.Option(help="The folder under experiments/ for changed settings; named by them otherwise.")
     ] = None,
     race: Annotated[bool, typer.Option("--race", help="Stop arms that stand still while others rise.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every arm with every seed, evaluate, report; only what is stale is run.
 
@@ -82,18 +86,24 @@ def sweep(
     check_store(project_root(folder))  # now and not when it is needed, after all that comes before training
     quiet_prefect()
     from flows.serve import with_server
-    from flows.sweep import StageFailed, q_sweep
+    from flows.sweep import q_sweep
+    from tasks.stage import StageFailed, StageLost
 
     try:
-        with with_server():
+        with aside(as_json), with_server():
             q_sweep(folder / PARAMS, race=race)
     except StageFailed as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
-    _show_results(settings, folder)
+        say_in("red", f"error: {error}")
+        raise typer.Exit(TEMPORARY_ERROR if isinstance(error, StageLost) else FAILED) from None
+    if as_json:
+        page = folder / BUILD / "report"
+        print_json({"report": page / "index.html", "results": read_json(page / "results.json")})
+    else:
+        _show_results(settings, folder)
 
 
 @app.command()
+@keeps(servers_kept)
 def serve(
     port: Annotated[int, typer.Option(help="Of Prefect's UI.")] = 4200,
     host: Annotated[
@@ -111,6 +121,7 @@ def serve(
 
 
 @app.command()
+@keeps(servers_kept)
 def team(
     only: Annotated[
         list[str] | None, typer.Option(help="Start this one alone, as for a backup; may be given several times.")
@@ -128,20 +139,28 @@ def team(
 
 
 @app.command()
+@keeps(nothing_kept)
 def prepare(
     out: Annotated[Path, typer.Option(help="Where the splits go.")] = BUILD / "data",
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Read the raw files of a task and write its training, validation and test splits."""
+    from components.job import working_on
     from tasks.inputs import make_data
 
-    found = make_data(load_settings(params, overrides or []), out)
+    with aside(as_json), working_on("prepare", out, name="prepare"):
+        found = make_data(load_settings(params, overrides or []), out)
+    if as_json:
+        print_json(found)
+        return
     for split, facts in found.items():
         typer.echo(told(split, facts))
 
 
 @data_app.command()
+@keeps(nothing_kept)
 def fetch(
     task: Annotated[str, typer.Argument(help="finqa, hotpotqa or musique.")],
     out: Annotated[Path | None, typer.Option(help="Where the files go; raw/TASK by default.")] = None,
@@ -164,19 +183,23 @@ def fetch(
 
 
 @app.command()
+@keeps(nothing_kept)
 def base(
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = BUILD / "base",
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
     """Fetch the base model, or teach the embedded one, into a Hugging Face folder."""
+    from components.job import working_on
     from tasks.inputs import make_base
 
-    make_base(load_settings(params, overrides or []), out)
+    with working_on("base", out):
+        make_base(load_settings(params, overrides or []), out)
     typer.echo(f"base model: {out}")
 
 
 @app.command()
+@keeps(run_kept)
 def train(
     out: Annotated[Path, typer.Option(help="Run again on the same folder, it goes on where it was.")],
     arm: ArmOption = None,
@@ -194,13 +217,16 @@ def train(
     settings = load_settings(params, overrides or [])
     chosen = _arm(settings, arm)
     seed = settings.seeds[0] if seed is None else seed
+    from components.job import working_on
     from components.tracking.store import check_store
     from tasks.inputs import find_base, find_data
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
     store = check_store(project_root())  # now and not when data and model are made
-    data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
+    what = f"train {chosen.name} seed {seed}"
+    with working_on(what, out):
+        data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
         arguments = ["train", "--arm", chosen.name, "--seed", str(seed), "--out", str(out), *inputs]
@@ -213,7 +239,7 @@ def train(
     from tasks.folder_lock import working_in
 
     tracker = connect(project_root(), store=store)
-    with working_in(out):
+    with working_in(out), working_on(what, out):
         record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
     end_ranks()
     if not speaks():
@@ -229,6 +255,7 @@ def train(
 
 
 @app.command()
+@keeps(nothing_kept)
 def evaluate(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, or a registered version: NAME/3, NAME@ALIAS.")],
     data: TestData = None,
@@ -239,6 +266,7 @@ def evaluate(
     ] = None,
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out problems: p@1, p@k, maj@k, with 95% bootstrap intervals.
 
@@ -246,19 +274,30 @@ def evaluate(
     thaw evaluate thaw-skills@best --data new.jsonl --record november   a raw file, kept with the version[/dim]
     """
     settings = load_settings(params, overrides or [])
+    from components.job import working_on
     from components.progress import speaks
     from tasks.evaluation import evaluate_model
     from tasks.inputs import find_examples
     from tasks.launch import launch, needs_launch
 
     out = out or BUILD / "evaluations" / as_folder(model)
-    examples = find_examples(settings, data, split, BUILD, out)
+    with aside(as_json):
+        examples = find_examples(settings, data, split, BUILD, out)
     if needs_launch(settings.compute):
         arguments = ["evaluate", model, "--out", str(out), "--split", split, *repeated(params, overrides)]
         arguments += [] if data is None else ["--data", str(data)]
-        raise typer.Exit(launch(settings.compute, arguments + ([] if record is None else ["--record", record])))
-    figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)
+        arguments += [] if record is None else ["--record", record]
+        with aside(as_json):
+            status = launch(settings.compute, arguments)
+        if not status and as_json:
+            print_json(_evaluation(out))
+        raise typer.Exit(status)
+    with aside(as_json), working_on(f"evaluate {model}", out):
+        figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)
     if not speaks():
+        return
+    if as_json:
+        print_json(_evaluation(out))
         return
     _show_figures(figures, settings.evaluation.samples)
     typer.echo(f"every sample is in {out / 'samples.jsonl'}")
@@ -295,7 +334,7 @@ def report(
 
 app.command()(init.init)
 app.command()(plan.plan)
-app.command()(probe.probe)
+app.command()(keeps(nothing_kept)(probe.probe))
 app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)
 app.command()(registry_commands.lineage)
@@ -305,6 +344,8 @@ app.command()(push.card)
 app.command()(theory.theory)
 app.command()(gc.gc)
 app.command()(doctor.doctor)
+app.command()(status.status)
+app.command()(logs.logs)
 app.command()(schema.schema)
 
 
@@ -313,26 +354,21 @@ TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed writing", "inline_container.cc
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one sentence, everything else a traceback.
-
-    A signal to end, or a terminal that closes, lets the command end in order: MLflow and Prefect are told.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    """Run the command line; what a user can mend is one sentence, everything else a traceback."""
+    heed_signals()
     try:
         app()
     except UserError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        say_in("red", f"error: {error}")
         sys.exit(USER_ERROR)
     except TemporaryError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        say_in("red", f"error: {error}")
         sys.exit(TEMPORARY_ERROR)
     except Exception as error:
         if (lacking := _what_lacks(error)) is None:
             raise
         traceback.print_exc()
-        typer.secho(f"error: {lacking}", fg="red", err=True)
+        say_in("red", f"error: {lacking}")
         sys.exit(USER_ERROR)
 
 
@@ -368,6 +404,10 @@ def _show_results(settings: Settings, folder: Path) -> None:
     console.print(f"report    {folder / BUILD / 'report' / 'index.html'}", soft_wrap=True)
     console.print("runs      mlflow ui      every run and, under Models, every checkpoint")
     console.print("models    thaw compare   the registered checkpoints, best first")
+
+
+def _evaluation(out: Path) -> dict[str, Any]:
+    return read_json(out / "evaluation.json") | {"samples": out / "samples.jsonl"}
 
 
 def _show_figures(figures: dict[str, float], k: int) -> None:

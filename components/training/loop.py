@@ -19,7 +19,7 @@ from components.evaluation.metrics import Estimate, finite
 from components.links import copy_model
 from components.policy.model import Codec, load_tokenizer
 from components.policy.saving import save_policy
-from components.progress import progress, say
+from components.progress import Progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine, sampled_model
@@ -34,6 +34,7 @@ from components.training.checkpoint import (
     write_folder,
 )
 from components.training.groups import GroupSampler, gold_group
+from components.training.live import live_figures, told
 from components.training.ranks import Ranks, lost_processes_told
 from components.training.record import RECORD, TrainingRecord, identity_of, write_curves
 from components.training.rollout_table import rollout_table
@@ -128,6 +129,7 @@ class _ArmRun:
         """Every process runs the loop; the first one alone validates, logs and writes."""
         first, markers, name = self.ranks.first, self.codec.markers, f"train {self.arm.name} seed {self.seed}"
         steps = range(self.state.step, self.steps if until is None else min(until, self.steps))
+        k = self.settings.evaluation.samples
         if first:
             self._restore_checkpoints(tracker)
         with (
@@ -135,7 +137,7 @@ class _ArmRun:
             open_engine(self.settings, self.sampled, self.base, markers, self.ranks) as engine,
             self._stream(engine) as stream,
         ):
-            for step in progress(steps, name):
+            for step in (shown := Progress(steps, name, done=steps.start, at_once=True)):
                 started = time.perf_counter()
                 metrics, speed = self._step(stream, run, step)
                 validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
@@ -143,6 +145,8 @@ class _ArmRun:
                     metrics |= self._validate(stream, run, step + 1)
                 self.state.curves.append({"step": step + 1, **metrics})
                 self.state.wall_seconds += time.perf_counter() - started
+                figures = live_figures(self.state.curves, speed, k)
+                shown.show(told(figures, k), figures)
                 if run:
                     run.metrics(step + 1, metrics | speed)
                 if validates:
@@ -156,7 +160,7 @@ class _ArmRun:
             record: Any = None
             if run and until is None:
                 record = self._finish(run)
-                tracker.registry.set_best(self.model_name, f"validation/maj_at_{self.settings.evaluation.samples}")
+                tracker.registry.set_best(self.model_name, f"validation/maj_at_{k}")
         self.trainer.close()
         return self.ranks.share(record)
 
