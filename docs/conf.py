@@ -58,6 +58,7 @@ STUDIES = "\n```{toctree}\n:hidden:\n:glob:\n\n*/table\n```\n"
 GENERATED = {
     "settings": reference.settings,
     "commands": reference.commands,
+    "statuses": reference.statuses,
 } | {f"picture {name}": draw for name, draw in pictures.PICTURES.items()}
 
 
