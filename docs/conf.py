@@ -27,6 +27,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4  # the anchors that GitHub gives headings
 myst_enable_extensions = ["attrs_block", "deflist"]
 highlight_language = "none"
+smartquotes = False  # -- begins an option
 suppress_warnings = ["myst.header"]  # a page may start below the first level, as benchmarks/README.md does
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
