@@ -18,6 +18,8 @@ ELSEWHERE = {
     ("sweep",): "tests/flows/test_experiments.py",
     ("serve",): "tests/flows/test_deployments.py",
     ("init",): "tests/flows/test_init.py",
+    ("status",): "tests/flows/test_status.py",
+    ("logs",): "tests/flows/test_status.py",
     ("push",): "tests/flows/test_push.py",
     ("data", "fetch"): "tests/components/data/test_hub.py",
     ("prepare", "task.name=jsonl"): "tests/components/data/test_jsonl.py",
