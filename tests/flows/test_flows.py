@@ -1,6 +1,7 @@
 """The flows on a pipeline of quick stages: one arm alone, an arm that fails, a sweep that is interrupted."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def test_a_sweep_that_is_interrupted_ends_soon_and_leaves_nothing_running(toy: T
         assert sweep.wait(120) == ended
         [left] = told(project.folder)["work"]
         assert (left["state"], left["command"]) == ("interrupted", "thaw sweep")
-        assert left["stages"]["train@grpo-0"]["state"] == "interrupted"
+        assert "interrupted" in {left["stages"][f"train@{arm}-0"]["state"] for arm in ("grpo", "paft-q0.75")}
         said = project.folder.with_suffix(".log").read_text()
         assert (KEPT in said) == (ending == signal.SIGINT)  # whoever asks for the other two reads nothing
         until(lambda: not lives(pid), 10)
@@ -96,10 +97,10 @@ def check_told_meanwhile(folder: Path, pid: int) -> None:
     assert sweep["what"].startswith("sweep (")
     states = {name: stage["state"] for name, stage in sweep["stages"].items()}
     assert states["base"] == "built"
-    assert states["train@grpo-0"] == "running"
+    assert "running" in (states["train@grpo-0"], states["train@paft-q0.75-0"])
     assert states["evaluate@grpo-0"] == states["report"] == "waiting"
-    [log] = find_logs(folder, "grpo")
-    until(lambda: log.read_text().endswith(" sh train.sh grpo build/train/grpo/0\nwaiting\n"), 10)
+    log = find_logs(folder, "train")[-1]  # of the arm that began first
+    until(lambda: re.search(r" sh train\.sh \S+ build/train/\S+\nwaiting\n$", log.read_text()), 10)
     assert "built in" in find_logs(folder, "sweep")[0].read_text()
 
 
