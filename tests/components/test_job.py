@@ -97,7 +97,6 @@ def test_a_sweep_notes_its_stages():
     def states() -> list[str]:
         return [stage.state for stage in found(file).stages.values()]
 
-    content = ""
     with suppress(KeyboardInterrupt), working_on("sweep", Path(), name="flow-sweep", stages=stages):
         with running_stage("train@a-0") as stage:
             assert states() == ["running", "waiting", "waiting"]
