@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=240, help="no run is begun after that")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that thaw serve ends with us
     kills = options.runs // 4 if options.kills is None else options.kills
     with tempfile.TemporaryDirectory() as scratch:
         soak = Soak(Path(scratch), options.runs, kills, 60 * options.minutes, random.Random(options.seed))
