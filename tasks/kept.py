@@ -35,6 +35,7 @@ class Kept:
         return self._process.pid
 
     def runs(self) -> bool:
+        """Whether it has not ended yet."""
         return self._process.poll() is None
 
     def look(self) -> bool:

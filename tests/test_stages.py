@@ -21,6 +21,7 @@ OF_NO_STAGE = {
     "components/data/digest.py": "an md5 that is DVC's",
     "components/errors.py": "what ends a stage, which has made nothing then",
     "components/links.py": "one file on the disk under several names, and which folders are refused",
+    "components/methods.py": "names, and how charts tell them apart; what is trained is a param",
     "components/names.py": "which names are refused",
     "components/progress.py": "what is said meanwhile",
 }

@@ -50,14 +50,17 @@ class Facts:
 
     @property
     def arm(self) -> Arm | None:
+        """What it was trained with, where the record says so."""
         return Arm.parse(self.record["arm"]) if "arm" in self.record else None
 
     def setting(self, name: str, default: str = "") -> str:
+        """One of the settings that it was made with, as text."""
         found = self.record.get(f"settings.{name}", default)
         return default if found == "None" else found
 
     @property
     def task(self) -> str:
+        """The name of its task."""
         return self.setting("task.name")
 
     @property
