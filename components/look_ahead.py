@@ -56,7 +56,7 @@ def look_ahead(settings: Settings, log_p: Sequence[float | None], *, data: Path,
     found = []
     with open_engine(settings, sampled_model(settings, base), base, codec.markers, ranks) as engine:
         look = _Look(settings, engine, codec, held_out)
-        for arm in arms:
+        for arm in progress(arms, "look ahead"):
             found.append(look.ahead(arm, train, base, log_p))
             gc.collect()  # of the arm's weights and optimizer, before the next one's come
     return found

@@ -51,7 +51,8 @@ CONTENTS = {
     "Evidence": ["studies/README", "benchmarks/README", "docs/decisions"],
     "Inside": ["CONTRIBUTING", "CHANGELOG", "SECURITY", "requirements/README"],
 }
-TITLES = {"infra/README": "Servers and clusters", "requirements/README": "Versions"}  # in the table of contents
+TITLES = {"infra/README": "Servers and clusters"}  # in the table of contents, where it is not the page's own
+UNTITLED = {"benchmarks/README": "Benchmarks", "requirements/README": "Versions"}
 STUDIES = "\n```{toctree}\n:hidden:\n:glob:\n\n*/table\n```\n"
 
 GENERATED = {
@@ -81,10 +82,8 @@ def fill_in(_app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += table_of_contents()
     elif page == "studies/README":
         source[0] += STUDIES
-    elif page == "benchmarks/README":
-        source[0] = f"# Benchmarks\n\n{source[0]}"
-    elif page.endswith("/table"):
-        source[0] = f"# {page.split('/')[1]}\n\n{source[0]}"
+    elif page in UNTITLED or page.endswith("/table"):
+        source[0] = f"# {UNTITLED.get(page) or page.split('/')[1]}\n\n{source[0]}"
 
 
 def copy_pictures(app: Sphinx, error: Exception | None) -> None:

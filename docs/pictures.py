@@ -11,7 +11,8 @@ from matplotlib import ticker
 from components.config import Arm
 from components.data.skills import PREFERENCES
 from components.objective import tsallis
-from components.report import charts, theory
+from components.report import drawing, theory
+from components.report.arms import shade
 
 COMMITMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 P0, NOISE = 1e-6, 0.1  # what `thaw theory` assumes where nothing was probed
@@ -24,12 +25,12 @@ def _found() -> theory.Theory:
     return theory.work_out(P0, COMMITMENTS, NOISE, "as an example")
 
 
-@matplotlib.rc_context(charts.STYLE)
+@matplotlib.rc_context(drawing.STYLE)
 def losses() -> str:
     """The loss of one problem against P, a line a commitment."""
     success = np.linspace(1, 0.004, 250)
     log_p = torch.from_numpy(success).log()
-    axes = charts._axes(charts.WIDTH, 230, left=34, right=70, bottom=34, top=20)
+    axes = drawing.new_axes(drawing.WIDTH, 230, left=34, right=70, bottom=34, top=20)
     ends = {}
     for number, q in enumerate(COMMITMENTS):
         line = tsallis.loss(log_p, q).numpy()
@@ -37,30 +38,30 @@ def losses() -> str:
         ends[f"q={q:g}"] = (success[-1], line[-1], _tint(number))
     axes.set(xlim=(1, 0), ylim=(0, 5.7), xlabel="P, the probability of a right answer; colder to the right")
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.set_title("loss", loc="left", fontsize=8.5, color=charts.FAINT)
-    charts._label_ends(axes, ends)
-    return charts._svg(axes, "The loss of one problem against P, a line a commitment")
+    axes.set_title("loss", loc="left", fontsize=8.5, color=drawing.FAINT)
+    drawing.label_ends(axes, ends)
+    return drawing.as_svg(axes, "The loss of one problem against P, a line a commitment")
 
 
-@matplotlib.rc_context(charts.STYLE)
+@matplotlib.rc_context(drawing.STYLE)
 def shares() -> str:
     """The weight of a problem's maximum-likelihood gradient against P, on log axes, warm at the left."""
     success = np.geomspace(1, COLDEST, 100)
-    axes = charts._axes(charts.WIDTH, 240, left=40, right=60, bottom=34, top=20)
+    axes = drawing.new_axes(drawing.WIDTH, 240, left=40, right=60, bottom=34, top=20)
     ends = {}
     for number, q in enumerate(COMMITMENTS):
         line = tsallis.attenuation(torch.from_numpy(success).log(), q).numpy()
         axes.plot(success, line, color=_tint(number), linewidth=1.7)
         ends[f"q={q:g}"] = (success[-1], line[-1], _tint(number))
-    charts.power_axis(axes.xaxis)
+    drawing.power_axis(axes.xaxis)
     axes.set_xlim(1, COLDEST)
-    charts._log_axis(axes, COLDEST, False, 1.0)
+    drawing.log_axis(axes, COLDEST, False, 1.0)
     for p in KINDS[:-1]:
-        axes.axvline(p, color=charts.FAINT, linewidth=1, linestyle=(0, (3, 2)))
+        axes.axvline(p, color=drawing.FAINT, linewidth=1, linestyle=(0, (3, 2)))
     axes.set_xlabel("P of a problem; colder to the right")
-    axes.set_title("weight of its gradient, P to the power of 1 − q", loc="left", fontsize=8.5, color=charts.FAINT)
-    charts._label_ends(axes, ends)
-    return charts._svg(axes, "The weight of a problem's gradient against P, a line a commitment")
+    axes.set_title("weight of its gradient, P to the power of 1 − q", loc="left", fontsize=8.5, color=drawing.FAINT)
+    drawing.label_ends(axes, ends)
+    return drawing.as_svg(axes, "The weight of a problem's gradient against P, a line a commitment")
 
 
 def _tint(number: int) -> str:
@@ -72,7 +73,7 @@ def chart(draw: Callable[[], str]) -> str:
     """A chart as a block of HTML in a page, with the colours that the report gives GARL at each commitment."""
     arms = [Arm.parse(f"garl-q{q:g}") for q in COMMITMENTS]
     light, dark = (
-        " ".join(f"--arm-{number}: {charts.shade(arm, dark=dark)};" for number, arm in enumerate(arms))
+        " ".join(f"--arm-{number}: {shade(arm, dark=dark)};" for number, arm in enumerate(arms))
         for dark in (False, True)
     )
     style = (

@@ -9,8 +9,8 @@ import typer.main
 import yaml
 from rich.text import Text
 
-from components.config import read_yaml
 from components.schema import settings_schema
+from components.settings_file import read_yaml
 from flows.cli import app
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"

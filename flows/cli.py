@@ -4,20 +4,21 @@ Heavy libraries are imported by the command that needs them, so that `thaw --hel
 """
 
 import errno
-import signal
 import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from components.config import Arm, Settings, load_settings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
-from flows import doctor, gc, plan, probe, push, registry_commands, schema, theory
+from flows import doctor, gc, init, logs, plan, probe, push, registry_commands, schema, status, theory
+from flows.ending import builds_kept, heed_signals, keeps, nothing_kept, run_kept, servers_kept
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
+from flows.prepared import told
 
 app = typer.Typer(
     name="thaw",
@@ -55,6 +56,7 @@ ArmOption = Annotated[
 
 
 @app.command()
+@keeps(builds_kept)
 def sweep(
     params: Params = PARAMS,
     overrides: Overrides = None,
@@ -93,6 +95,7 @@ def sweep(
 
 
 @app.command()
+@keeps(servers_kept)
 def serve(
     port: Annotated[int, typer.Option(help="Of Prefect's UI.")] = 4200,
     host: Annotated[
@@ -110,6 +113,7 @@ def serve(
 
 
 @app.command()
+@keeps(servers_kept)
 def team(
     only: Annotated[
         list[str] | None, typer.Option(help="Start this one alone, as for a backup; may be given several times.")
@@ -127,20 +131,24 @@ def team(
 
 
 @app.command()
+@keeps(nothing_kept)
 def prepare(
     out: Annotated[Path, typer.Option(help="Where the splits go.")] = BUILD / "data",
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
     """Read the raw files of a task and write its training, validation and test splits."""
+    from components.job import working_on
     from tasks.inputs import make_data
 
-    found = make_data(load_settings(params, overrides or []), out)
+    with working_on("prepare", out, name="prepare"):
+        found = make_data(load_settings(params, overrides or []), out)
     for split, facts in found.items():
-        typer.echo(_prepared(split, facts))
+        typer.echo(told(split, facts))
 
 
 @data_app.command()
+@keeps(nothing_kept)
 def fetch(
     task: Annotated[str, typer.Argument(help="finqa, hotpotqa or musique.")],
     out: Annotated[Path | None, typer.Option(help="Where the files go; raw/TASK by default.")] = None,
@@ -163,19 +171,23 @@ def fetch(
 
 
 @app.command()
+@keeps(nothing_kept)
 def base(
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = BUILD / "base",
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
     """Fetch the base model, or teach the embedded one, into a Hugging Face folder."""
+    from components.job import working_on
     from tasks.inputs import make_base
 
-    make_base(load_settings(params, overrides or []), out)
+    with working_on("base", out):
+        make_base(load_settings(params, overrides or []), out)
     typer.echo(f"base model: {out}")
 
 
 @app.command()
+@keeps(run_kept)
 def train(
     out: Annotated[Path, typer.Option(help="Run again on the same folder, it goes on where it was.")],
     arm: ArmOption = None,
@@ -193,13 +205,16 @@ def train(
     settings = load_settings(params, overrides or [])
     chosen = _arm(settings, arm)
     seed = settings.seeds[0] if seed is None else seed
+    from components.job import working_on
     from components.tracking.store import check_store
     from tasks.inputs import find_base, find_data
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
     store = check_store(project_root())  # now and not when data and model are made
-    data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
+    what = f"train {chosen.name} seed {seed}"
+    with working_on(what, out):
+        data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
         arguments = ["train", "--arm", chosen.name, "--seed", str(seed), "--out", str(out), *inputs]
@@ -212,7 +227,7 @@ def train(
     from tasks.folder_lock import working_in
 
     tracker = connect(project_root(), store=store)
-    with working_in(out):
+    with working_in(out), working_on(what, out):
         record = run_training(settings, chosen, seed, data=data, base=base, out=out, tracker=tracker, until=until)
     end_ranks()
     if not speaks():
@@ -228,6 +243,7 @@ def train(
 
 
 @app.command()
+@keeps(nothing_kept)
 def evaluate(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, or a registered version: NAME/3, NAME@ALIAS.")],
     data: TestData = None,
@@ -245,6 +261,7 @@ def evaluate(
     thaw evaluate thaw-skills@best --data new.jsonl --record november   a raw file, kept with the version[/dim]
     """
     settings = load_settings(params, overrides or [])
+    from components.job import working_on
     from components.progress import speaks
     from tasks.evaluation import evaluate_model
     from tasks.inputs import find_examples
@@ -256,7 +273,8 @@ def evaluate(
         arguments = ["evaluate", model, "--out", str(out), "--split", split, *repeated(params, overrides)]
         arguments += [] if data is None else ["--data", str(data)]
         raise typer.Exit(launch(settings.compute, arguments + ([] if record is None else ["--record", record])))
-    figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)
+    with working_on(f"evaluate {model}", out):
+        figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)
     if not speaks():
         return
     _show_figures(figures, settings.evaluation.samples)
@@ -266,11 +284,25 @@ def evaluate(
 @app.command()
 def report(
     build: Annotated[Path, typer.Option(help="The build with train, evaluate and probe.")] = BUILD,
-    out: Annotated[Path, typer.Option(help="Where index.html and results.json go.")] = BUILD / "report",
+    out: Annotated[
+        Path | None, typer.Option(help="Where index.html and results.json go.", show_default="build/report")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Instead, gather all sweeps' reports in one folder, build/reports.")
+    ] = False,
     params: Params = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Put the results of a sweep on one page, and into results.json."""
+    """Put the results of a sweep on one page, and into results.json; or gather the pages of all sweeps."""
+    if every:
+        from components.report.gallery import write_gallery
+        from tasks.workspace import finished_reports
+
+        out = out or BUILD / "reports"
+        entries = write_gallery(finished_reports(), out)
+        typer.echo(f"gathered {len(entries)}: {out / 'index.html'}, and beside it all that it leads to")
+        return
+    out = out or BUILD / "report"
     settings = load_settings(params, overrides or [])
     from components.report.page import write_report
 
@@ -278,8 +310,9 @@ def report(
     typer.echo(f"report: {out / 'index.html'}")
 
 
+app.command()(init.init)
 app.command()(plan.plan)
-app.command()(probe.probe)
+app.command()(keeps(nothing_kept)(probe.probe))
 app.command()(registry_commands.compare)
 app.command()(registry_commands.promote)
 app.command()(registry_commands.lineage)
@@ -289,6 +322,8 @@ app.command()(push.card)
 app.command()(theory.theory)
 app.command()(gc.gc)
 app.command()(doctor.doctor)
+app.command()(status.status)
+app.command()(logs.logs)
 app.command()(schema.schema)
 
 
@@ -297,13 +332,8 @@ TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed writing", "inline_container.cc
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one sentence, everything else a traceback.
-
-    A signal to end, or a terminal that closes, lets the command end in order: MLflow and Prefect are told.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    """Run the command line; what a user can mend is one sentence, everything else a traceback."""
+    heed_signals()
     try:
         app()
     except UserError as error:
@@ -333,27 +363,6 @@ def _what_lacks(error: Exception) -> str | None:
     ):
         return f"the disk is full; make room and run again, finished work is kept. ({' '.join(text.split())[:200]})"
     return None
-
-
-def _prepared(split: str, facts: dict[str, Any]) -> str:
-    """What became of a split's items, and how long the texts are."""
-    counts = {
-        **facts["skipped"],
-        "repeated": facts["duplicates"],
-        "shared with a later split": sum(facts["shared"].values()),
-    }
-    counts |= {f"longer than {facts['max_prompt_tokens']} tokens": facts["too_long"]}
-    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    changed = ", ".join(
-        f"{facts[name]} {name.replace('_', ' ')}" for name in ("shortened", "wrong_labels") if facts[name]
-    )
-    prompt, answer = facts["prompt_tokens"], facts["answer_tokens"]
-    return (
-        f"{split}: {facts['final']} examples of {facts['present']} in {facts['file']}"
-        + (f"; left out: {left_out}" if left_out else "")
-        + (f"; {changed}" if changed else "")
-        + f"; tokens of a prompt {prompt['median']} (median) to {prompt['max']}, of an answer to {answer['max']}"
-    )
 
 
 def _arm(settings: Settings, name: str | None) -> Arm:

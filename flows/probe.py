@@ -24,13 +24,15 @@ def probe(
     Estimates how often the base model is right, then takes a few real steps with every arm on a copy of it.
     """
     settings = load_settings(params, overrides or [])
+    from components.job import working_on
     from components.tracking.store import check_store
     from tasks.inputs import find_base, find_data
     from tasks.launch import launch, needs_launch
     from tasks.workspace import project_root
 
     store = check_store(project_root())  # now and not when data and model are made
-    data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
+    with working_on("probe", out):
+        data, base = find_data(settings, data, BUILD, out), find_base(settings, base, BUILD, out)
     if needs_launch(settings.compute):
         inputs = ["--data", str(data), "--base", str(base), *repeated(params, overrides)]
         raise typer.Exit(launch(settings.compute, ["probe", "--out", str(out), *inputs]))
@@ -38,7 +40,8 @@ def probe(
     from components.tracking.runs import connect
     from tasks.probe import run_probe
 
-    found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root(), store=store))
+    with working_on("probe", out):
+        found = run_probe(settings, data=data, base=base, out=out, tracker=connect(project_root(), store=store))
     if speaks():
         _show(settings, found)
 

@@ -15,7 +15,7 @@ from flows.options import BUILD, PARAMS
 from flows.parameters import Changes
 from tasks.evaluation import evaluate_model, registry
 from tasks.inputs import find_examples
-from tasks.lost_runs import sign
+from tasks.lost_runs import NOTED
 from tasks.registry import Outcome
 from tasks.registry import promote as promote_version
 
@@ -23,7 +23,7 @@ SAME = Changes()
 RIVALS = ("champion", "candidate", "best")
 
 
-@flow(name="evaluate_registry", on_running=[sign])
+@flow(name="evaluate_registry", **NOTED)
 def evaluate_registry(
     models: list[str] | None = None,
     data: Path | None = None,
@@ -61,7 +61,7 @@ def score(settings: Settings, model: str, *, data: Path | None, record: str, spl
     return evaluate_model(settings, model, examples, split=split, out=out, record=record)
 
 
-@flow(name="promote", on_running=[sign])
+@flow(name="promote", **NOTED)
 def promote(model: str | None = None, params: Path = PARAMS, changes: Changes = SAME) -> Outcome:
     """Make a version champion if it passes the gate; that it does not is a result and no failure.
 

@@ -20,10 +20,12 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from components.errors import UserError
+from components.job import working_on
 from tasks.kept import Kept
 from tasks.lost_runs import mark_lost_runs
 from tasks.process import Process, programs_path, start_guarded, visible_gpus
 from tasks.server import LOOPBACK, configured_server, own_server, told_when_gone
+from tasks.status import SERVE
 from tasks.workspace import project_root
 
 AUTOMATIONS = Path("infra/automations.yaml")
@@ -62,7 +64,7 @@ def serve(port: int = PORT, host: str = LOOPBACK) -> None:
             taken, or everybody could reach it.
     """
     root = project_root()
-    with with_server(port, ui=True, host=host) as (url, server):
+    with with_server(port, ui=True, host=host) as (url, server), working_on(SERVE, root, name=SERVE, said=url):
         pools = work_pools(root)
         set_up(root)
         _prefect(root, "--no-prompt", "deploy", "--all")

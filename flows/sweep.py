@@ -5,6 +5,8 @@ Each of them brings DVC stages up to date and runs what is stale, nothing else; 
 experiment below experiments/, by `name` or by its settings.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,31 +14,35 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture, wait
+from prefect.runtime import flow_run
 
 from components.config import Arm, ArmName, Settings, check_race, load_settings
 from components.errors import UserError
+from components.job import JOBS, working_on
+from components.names import as_folder
 from flows.options import PARAMS
 from flows.parameters import Changes
 from tasks.build import Build
-from tasks.lost_runs import sign
+from tasks.lost_runs import NOTED
 from tasks.process import FlowEnded, Slots
 from tasks.race import record_race, stop_arms
-from tasks.stage import StageFailed, run_stage
+from tasks.stage import StageFailed, flow_log, run_stage
 from tasks.workspace import open_workspace, project_root
 
 SAME = Changes()
 
 
-@flow(name="prepare", on_running=[sign])
+@flow(name="prepare", **NOTED)
 def prepare(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None) -> None:
     """Make what all arms share: the data, the base model, and the probe of how often it is right."""
     folder, settings = _open(params, changes, name)
-    with Slots(1) as slots:
-        for stage in ("prepare", "base", "probe"):
+    stages = ("prepare", "base", "probe")
+    with _at_work("prepare", folder, stages, 1) as slots:
+        for stage in stages:
             _stage(settings)(folder, stage, slots, settings.sweep)
 
 
-@flow(name="post_train", flow_run_name="{arm}-seed{seed}", on_running=[sign])
+@flow(name="post_train", flow_run_name="{arm}-seed{seed}", **NOTED)
 def post_train(
     arm: ArmName, seed: int = 0, params: Path = PARAMS, changes: Changes = SAME, name: str | None = None
 ) -> None:
@@ -45,12 +51,13 @@ def post_train(
     arm = Arm.parse(arm).name
     if arm not in settings.arm_names or seed not in settings.seeds:
         raise UserError(f"{folder / PARAMS} has no arm {arm} with seed {seed}; add them to arms and seeds.")
-    with Slots(1) as slots:
-        for stage in ("prepare", "base", f"train@{arm}-{seed}", f"evaluate@{arm}-{seed}"):
+    stages = ("prepare", "base", f"train@{arm}-{seed}", f"evaluate@{arm}-{seed}")
+    with _at_work(f"post_train {arm} seed {seed}", folder, stages, 1) as slots:
+        for stage in stages:
             _stage(settings)(folder, stage, slots, settings.sweep)
 
 
-@flow(name="q_sweep", on_running=[sign])
+@flow(name="q_sweep", **NOTED)
 def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = None, race: bool = False) -> None:
     """Train and evaluate every arm with every seed, and report.
 
@@ -61,7 +68,7 @@ def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = N
     folder, settings = _open(params, changes, name, race=race)
     runs = [f"{arm}-{seed}" for seed in settings.seeds for arm in settings.arm_names]
     stage, limits = _stage(settings), settings.sweep
-    with Slots(limits.parallel) as slots:
+    with _at_work("sweep", folder, _stages(runs), limits.parallel) as slots:
         stage(folder, "prepare", slots, limits)
         stage(folder, "base", slots, limits)
         if race:
@@ -77,7 +84,7 @@ def q_sweep(params: Path = PARAMS, changes: Changes = SAME, name: str | None = N
     _publish(folder, settings)
 
 
-@flow(name="backfill", on_running=[sign])
+@flow(name="backfill", **NOTED)
 def backfill(
     arms: list[ArmName] | None = None,
     seeds: list[int] | None = None,
@@ -99,6 +106,27 @@ def backfill(
     states = [q_sweep(params, one, return_state=True) for one in sweeps]
     for state in states:
         state.result()
+
+
+@contextmanager
+def _at_work(what: str, folder: Path, stages: Sequence[str], parallel: int) -> Iterator[Slots]:
+    """Slots for the stages of a flow, which keeps a file of how far it is, and a log."""
+    if run := flow_run.name:
+        what = f"{what} ({run})"
+    name = as_folder(f"flow {what.partition(' (')[0]}")
+    options = {"build": folder, "name": name, "stages": stages}
+    with (
+        Slots(parallel) as slots,
+        flow_log(folder / JOBS / f"{name}.log"),
+        working_on(what, folder, **options, parallel=slots.number),
+    ):
+        yield slots
+
+
+def _stages(runs: Sequence[str]) -> list[str]:
+    """All stages of a sweep, in the order in which their turns come."""
+    trained, evaluated = ([f"{step}@{run}" for run in runs] for step in ("train", "evaluate"))
+    return ["prepare", "base", *trained, "probe", *evaluated, "report"]
 
 
 def _open(params: Path, changes: Changes, name: str | None, *, race: bool = False) -> tuple[Path, Settings]:

@@ -13,11 +13,13 @@ import psutil
 
 from components.errors import USER_ERROR, UserError
 from components.progress import say
+from flows.ending import builds_kept, heed_signals, keeps
 from flows.options import quiet_prefect
 
 HERE, PAGE = Path("studies"), Path("build/studies/index.html")
 
 
+@keeps(builds_kept)
 def main(names: Sequence[str]) -> None:
     quiet_prefect()
     from studies.page import write_page
@@ -52,8 +54,12 @@ def _circumstances(folder: Path, rows: Sequence[dict]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a folder of studies/; all of them without")
+    names = parser.parse_args().names
+    heed_signals()
     try:
-        main(parser.parse_args().names)
+        main(names)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

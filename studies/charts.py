@@ -15,7 +15,7 @@ from components.report import drawing
 from studies.study import Study
 from studies.tables import Row, by_arm, forecast_of, in_sweep, maj_of, median_step, start
 
-ROW, SPACING, LABELS = 15, 3.2, 104  # points: of an arm, between two seeds, for the arms' names
+ROW, SPACING, LABELS = 15, 3.2, 116  # points: of an arm, between two seeds, for the arms' names
 STEPS = 250  # points of height
 TICKS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 

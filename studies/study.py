@@ -22,7 +22,7 @@ from flows.options import PARAMS
 from flows.parameters import Changes
 
 # What a row of results.json has for the registry alone.
-NOT_OF_A_STUDY = ("split", "checkpoint", "mlflow_run_id", "model_name", "model_version")
+NOT_OF_A_STUDY = ("split", "checkpoint", "mlflow_run_id", "model_name", "model_version", "finished")
 
 START = 5  # steps: a gradient at q near 1 has a heavy tail, their median has not
 

@@ -16,6 +16,7 @@ from components.progress import say
 
 if TYPE_CHECKING:
     from components.data.example import Example
+    from components.evaluation.evaluate import Evaluation
     from components.tracking.registry import Registry
     from components.tracking.version import Version
 
@@ -39,6 +40,7 @@ def evaluate_model(
     from components.evaluation.evaluate import evaluate
     from components.policy.model import Codec, load_tokenizer
     from components.rollout.open import open_engine, sampled_model
+    from components.tracking.table import log_table
     from components.training.ranks import Ranks
     from components.training.zero import end_ranks, start_ranks
 
@@ -78,8 +80,10 @@ def evaluate_model(
     _write_json(out / "metrics.json", figures)
     result.write(out / "samples.jsonl")
     if version is not None and record:
+        found = registry()
         with _files(out) as files:
-            registry().add_evaluation(version, record, files, figures, examined)
+            found.add_evaluation(version, record, files, figures, examined)
+        log_table(found.store, version.run_id, f"answers/{record}", _answers(version, examples, result))
     return figures
 
 
@@ -136,6 +140,23 @@ def registered(trained: dict[str, Any]) -> "Version | None":
             if version.run_id == trained["mlflow_run_id"]:
                 return version
     return None
+
+
+def _answers(version: "Version", examples: "list[Example]", result: "Evaluation") -> dict[str, list[Any]]:
+    """What a version answered, a row an example, for people who compare models in MLflow's UI."""
+    scored = result.scored
+    return {
+        "prompt": [example.prompt for example in examples],
+        "gold": [example.answers[0] for example in examples],
+        "answer": [item.answers[0] for item in scored],
+        "right": [item.correct[0] for item in scored],
+        "vote": [item.vote for item in scored],
+        "vote is right": [item.vote_correct for item in scored],
+        "share right": [sum(item.correct) / len(item.correct) for item in scored],
+        "rationale": [item.rationale for item in scored],
+        "model": [version.reference] * len(scored),
+        "id": [item.id for item in scored],
+    }
 
 
 @contextmanager

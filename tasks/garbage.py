@@ -106,7 +106,7 @@ def _left_by(run: Path) -> Iterator[Unused]:
 def _made_by(run: Path) -> set[str]:
     """The MLflow runs that the record and the states in a run's folder name."""
     found: set[Any] = set()
-    for file in (run / "train.json", *run.glob("state/step-*/state.json")):
+    for file in (run / "train.json", *run.glob("state/*/state.json")):
         with suppress(OSError, ValueError, KeyError):
             found.add(json.loads(file.read_text(encoding="utf-8"))["mlflow_run_id"])
     return found - {None}

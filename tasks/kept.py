@@ -35,7 +35,7 @@ class Kept:
         return self._process.pid
 
     def runs(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether it runs at this moment."""
         return self._process.poll() is None
 
     def look(self) -> bool:

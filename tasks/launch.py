@@ -1,13 +1,14 @@
 """Work on several processes: this command again, on all of them, by DeepSpeed's launcher."""
 
 import os
-import subprocess
+import shlex
 import sys
 from collections.abc import Sequence
 
 from components.addresses import free_port
 from components.config import ComputeSettings
 from components.errors import TemporaryError
+from tasks.process import end_guarded, start_guarded
 
 
 def needs_launch(compute: ComputeSettings) -> bool:
@@ -18,7 +19,7 @@ def needs_launch(compute: ComputeSettings) -> bool:
 def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
     """Run `thaw ARGUMENTS` on compute.processes processes of this host, or of each one in compute.hostfile.
 
-    Returns the exit status: that of the first process that failed, or 0.
+    Returns the exit status: that of the first process that failed, or 0. They end with this process, however it does.
 
     Raises:
         TemporaryError: a process was killed.
@@ -28,7 +29,11 @@ def launch(compute: ComputeSettings, arguments: Sequence[str]) -> int:
         place = [f"--hostfile={compute.hostfile}"]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *place, "--no_local_rank", "--module", "flows.cli"]
     environment = os.environ | {"OMP_NUM_THREADS": str(compute.threads)}
-    status = subprocess.run([*command, *arguments], env=environment, check=False).returncode
+    process = start_guarded(f"exec {shlex.join([*command, *arguments])}", env=environment)
+    try:
+        status = process.wait()
+    finally:
+        end_guarded(process)
     if status > 192:  # 256 - N, as the launcher passes on that signal N has ended a process
         raise TemporaryError(
             f"a training process was killed by signal {256 - status}; run it again to resume from the last checkpoint."

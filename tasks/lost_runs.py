@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from uuid import UUID
 
 from prefect import Flow
@@ -23,18 +23,32 @@ from prefect.states import Crashed
 
 NOTES = "thaw-runs"
 WHY: State = Crashed(message="Its process was killed, or its machine went down.")
-_held: list[TextIO] = []
+_held: dict[UUID, TextIO] = {}
 
 
 def sign(_flow: Flow, run: FlowRun, _state: State) -> None:
     """Hook for a flow's `on_running`: hold the run's note until this process ends."""
-    folder = Path(str(PREFECT_HOME.value())) / NOTES
+    folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / f"{run.id}.{os.getpid()}"
     note = written.open("w")
     fcntl.flock(note, fcntl.LOCK_EX)
     written.rename(folder / str(run.id))  # nobody finds it before it is locked
-    _held.append(note)
+    _held[run.id] = note
+
+
+def strike(_flow: Flow, run: FlowRun, _state: State) -> None:
+    """Hook for a flow's end, of which the server knows by now: its note is needed no more."""
+    (_folder() / str(run.id)).unlink(missing_ok=True)
+    if note := _held.pop(run.id, None):
+        note.close()
+
+
+# A flow takes all of these: @flow(name="...", **NOTED).
+NOTED: dict[str, Any] = {
+    "on_running": [sign],
+    **{end: [strike] for end in ("on_completion", "on_failure", "on_cancellation", "on_crashed")},
+}
 
 
 def mark_lost_runs() -> None:
@@ -52,13 +66,16 @@ def lost_runs() -> list[UUID]:
 
 def _unheld() -> Iterator[tuple[Path, TextIO]]:
     """The notes that nobody holds, each held by us while it is looked at."""
-    folder = Path(str(PREFECT_HOME.value())) / NOTES
-    for path in folder.glob("*"):
+    for path in _folder().glob("*"):
         if path.suffix:  # not locked yet, perhaps
             continue
         with suppress(FileNotFoundError, BlockingIOError), path.open() as note:
             fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield path, note
+
+
+def _folder() -> Path:
+    return Path(str(PREFECT_HOME.value())) / NOTES
 
 
 def _mark(run: UUID) -> None:

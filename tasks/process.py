@@ -83,7 +83,7 @@ class Slots:
 
     def __init__(self, number: int, gpus: Sequence[str] | None = None) -> None:
         gpus = visible_gpus() if gpus is None else gpus
-        number = min(number, len(gpus)) or number
+        self.number = number = min(number, len(gpus)) or number
         self._free: SimpleQueue[dict[str, str]] = SimpleQueue()
         for slot in range(number):
             self._free.put({"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::number])} if gpus else {})

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +25,8 @@ from prefect.tasks import Task
 
 from components.config import SweepSettings
 from components.errors import TEMPORARY_ERROR, USER_ERROR, UserError
+from components.job import running_stage, stage_file, sweep_at_work
+from components.outlook import whole
 from tasks.build import Build, StaleStage
 from tasks.process import FlowEnded, Slots, Watch, programs_path
 from tasks.workspace import project_root
@@ -31,7 +34,7 @@ from tasks.workspace import project_root
 RETRY_SECONDS = 10  # between a failure and the next attempt
 REAP_SECONDS = 60  # for what was killed to be gone
 PROGRESS_SECONDS = 5  # at most so often is a progress bar of Prefect's moved
-PERCENT = re.compile(r"(\d+)%\|")  # in the progress bars of components.progress
+PERCENT = re.compile(r": (\d+)%, ")  # in the lines of components.progress
 
 
 class StageFailed(Exception):
@@ -51,7 +54,8 @@ class _TellInOneLine(logging.Filter):
         return True
 
 
-for run_logger in ("prefect.flow_runs", "prefect.task_runs"):
+RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+for run_logger in RUN_LOGGERS:
     logging.getLogger(run_logger).addFilter(_TellInOneLine())
 
 
@@ -76,19 +80,38 @@ def run_stage(folder: Path, name: str, slots: Slots, limits: SweepSettings, unti
         FlowEnded: the flow has ended meanwhile.
     """
     logger = get_run_logger()
-    build = Build(folder)
     with slots.taken() as environment, _held(folder, name) as note:
-        stale = build.begin(name)
-        if stale is None:
-            logger.info("up to date")
-            return "up to date"
         started = time.monotonic()
-        if until is not None:
-            _run(replace(stale, command=f"{stale.command} --until {until}"), folder, environment, slots, limits, note)
-            return "paused"
-        _run(stale, folder, environment, slots, limits, note)
-        build.commit(stale)
-        logger.info("built in %.0f s", time.monotonic() - started)
+        with running_stage(name) as stage:
+            stage.state = _bring(folder, name, environment, slots, limits, note, until)
+        if stage.state == "up to date":
+            logger.info("up to date")
+        elif stage.state == "built":
+            logger.info("built in %.0f s", time.monotonic() - started)
+            if (sweep := sweep_at_work()) and (left := whole(sweep[0])):
+                logger.info("the sweep: %s", left)
+    return stage.state
+
+
+def _bring(
+    folder: Path,
+    name: str,
+    environment: dict[str, str],
+    slots: Slots,
+    limits: SweepSettings,
+    note: TextIO,
+    until: int | None,
+) -> str:
+    """Bring a stage up to date whose turn it is; returns what run_stage does."""
+    build = Build(folder)
+    stale = build.begin(name)
+    if stale is None:
+        return "up to date"
+    if until is not None:
+        _run(replace(stale, command=f"{stale.command} --until {until}"), folder, environment, slots, limits, note)
+        return "paused"
+    _run(stale, folder, environment, slots, limits, note)
+    build.commit(stale)
     return "built"
 
 
@@ -138,7 +161,8 @@ def _run(
     }
     last: deque[str] = deque(maxlen=20)
     bar = _Bar(stage.name)
-    with slots.running(stage.command, **options) as process:
+    with _log(folder / stage_file(stage.name, ".log")) as log, slots.running(stage.command, **options) as process:
+        print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {stage.command}", file=log)
         note.write(str(process.pid))
         note.flush()
         watch = Watch(process, limits.timeout_minutes)
@@ -146,6 +170,7 @@ def _run(
             watch.heard()
             if line := line.strip():
                 last.append(line)
+                print(line, file=log)
                 logger.info(line)
                 bar.read(line)
         watch.stop()
@@ -164,6 +189,29 @@ def _run(
     if status != 0:
         raise StageFailed(f"stage {stage.name} ended with status {status}{said}")
     bar.finish()
+
+
+@contextmanager
+def flow_log(path: Path) -> Iterator[None]:
+    """Also write what flows and their tasks say inside into a file, behind what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
+    handler.setFormatter(logging.Formatter("%(asctime)s | %(message)s", "%Y-%m-%d %H:%M:%S"))
+    loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def _log(path: Path) -> TextIO:
+    """The log of a stage, behind what it said before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a", encoding="utf-8", errors="replace", buffering=1)
 
 
 class _Bar:

@@ -58,6 +58,14 @@ def open_workspace(
     return folder
 
 
+def finished_reports() -> dict[str, Path]:
+    """The folders of the reports that are built, the project's own as `project`, the others as experiments/NAME."""
+    root = project_root()
+    folders = {"project": root} | {f"{EXPERIMENTS}/{one.name}": one for one in sorted(root.glob(f"{EXPERIMENTS}/*"))}
+    reports = {name: folder / "build/report" for name, folder in folders.items()}
+    return {name: report for name, report in reports.items() if (report / "results.json").is_file()}
+
+
 def _stopped_before(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """What an earlier race in a folder decided, if its other settings were those of `content`."""
     found = read_yaml(path) if path.is_file() else {}

@@ -24,8 +24,10 @@ SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKEN
 # The files of flows/ that look at no sweep but their own, and may run beside the others.
 WITHOUT_SWEEP = {
     f"tests/flows/test_{name}.py"
-    for name in ("backends", "doctor", "flows", "gc", "parameters", "published", "race", "schema", "services", "theory")
-}
+    for name in (
+        "backends", "doctor", "flows", "gc", "init", "parameters", "published", "race", "schema", "services", "theory",
+    )
+}  # fmt: skip
 
 
 def small_settings(*overrides: str) -> Settings:

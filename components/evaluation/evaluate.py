@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ class Scored:
     value: list[bool] | None = None  # by value and rounding; FinQA alone
     kind: str = ""  # of the example
     log_p: float | None = None  # of the gold answer, in nats, where it was asked for
+    rationale: str = ""  # of the first answer
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def answer(
         groups = sample(engine, codec, batch, settings.samples, sampling)
         for place, (example, group) in enumerate(zip(batch, groups, strict=True), first):
             answers = [codec.answer_text(rollout.answer_ids) for rollout in group]
-            found.append((place, score(example, answers, task), group))
+            scored = score(example, answers, task)
+            found.append((place, replace(scored, rationale=codec.text(group[0].rationale_ids)), group))
     return found
 
 

@@ -50,17 +50,17 @@ class Facts:
 
     @property
     def arm(self) -> Arm | None:
-        """What it was trained with, where the record says so."""
+        """The estimator and its q; None of a model that no arm has trained."""
         return Arm.parse(self.record["arm"]) if "arm" in self.record else None
 
     def setting(self, name: str, default: str = "") -> str:
-        """One of the settings that it was made with, as text."""
+        """A setting of its run, as text; `default` where it is not known or null."""
         found = self.record.get(f"settings.{name}", default)
         return default if found == "None" else found
 
     @property
     def task(self) -> str:
-        """The name of its task."""
+        """The name of the task; empty where it is not known."""
         return self.setting("task.name")
 
     @property

@@ -1,6 +1,7 @@
 """A model's files to a repository of the Hugging Face hub, in one commit: safetensors, JSON and text alone."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ TOKEN = "HF_TOKEN"
 # What a model's folder consists of. All else, pickles and programs above all, nobody would want from us.
 SUFFIXES = frozenset({WEIGHTS, ".json", ".txt", ".md", ".jinja", ".model"})
 NAMES = frozenset({"LICENSE", "NOTICE"})
+XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 # Weights of another model that a repository may hold: Transformers would still find them.
 OTHER_WEIGHTS = (WEIGHTS, f"{WEIGHTS}.index.json", ".bin", ".bin.index.json")
 
@@ -127,13 +129,17 @@ def _trouble(repository: str, endpoint: str, error: Exception, token: str) -> Ex
     said = shown(" ".join(str(error).split())).replace(token, "...")[:300]
     chain = list(_chain(error))
     answer = next((each.response for each in chain if isinstance(each, HfHubHTTPError)), None)
-    status = 0 if answer is None else answer.status_code
-    if status == 401 or any("Authentication" in type(each).__name__ for each in chain):
+    # The part of the hub's library that uploads large files tells a status in its text alone.
+    in_text = XET_STATUS.search(said)
+    status = answer.status_code if answer is not None else int(in_text[1]) if in_text else 0
+    if status == 401:
         return Refused(f"the Hugging Face hub at {endpoint} does not take the token in {TOKEN}; set it to a valid one.")
     if status == 403:
         return Refused(f"the token in {TOKEN} may not write to {repository}; give it that right, or name another.")
     if status == 429 or status >= 500:
         return TemporaryError(f"the Hugging Face hub at {endpoint} fails ({status}); push again. ({said})")
+    if status == 404 and in_text:
+        return UserError(f"the hub at {endpoint} has no Xet storage; set HF_HUB_DISABLE_XET=1 to push there.")
     if status == 404:
         return UserError(f"the hub at {endpoint} knows no owner or revision as in {repository}; correct it. ({said})")
     if isinstance(error, OfflineModeIsEnabled):

@@ -117,7 +117,7 @@ def _run(build: Path, arm: str, seed: int, evaluation: _Evaluation) -> Run:
         record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
         made = {name: record[name] for name in MADE}
         known = {name: value for name, value in record["identity"].items() if name in ("data", "base", "settings")}
-        origin = Origin(**known, commit=record.get("commit"))
+        origin = Origin(**known, commit=record.get("commit"), finished=record.get("finished"))
         shown = {int(step): [Shown(**item) for item in items] for step, items in record.get("shown", {}).items()}
     with _complete(folder / "curves.csv", cure):
         curves = _curves(folder / "curves.csv")

@@ -66,6 +66,7 @@ class Samples:
     vote_correct: bool
     value: list[bool] | None = None
     kind: str = ""
+    rationale: str = ""  # of the first answer
 
     @property
     def accuracy(self) -> float:
@@ -121,12 +122,13 @@ def by_kind(samples: Sequence[Samples], kinds: Iterable[str]) -> dict[str, KindF
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run was made from: md5s of data and base model as DVC has them, the settings, and the code's commit."""
+    """What a run was made from, and when: md5s of data and base model as DVC has them, settings, the code's commit."""
 
     data: str = ""
     base: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     commit: str | None = None
+    finished: str | None = None  # when, UTC
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,8 @@ class Shown:
     prompt: str
     gold: str
     share: float
-    right: tuple[str, str] | None
-    wrong: tuple[str, str] | None
+    right: Sequence[str] | None
+    wrong: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -239,11 +241,11 @@ class Results:
         common = {"task": self.task, "start": self.start}
         nobody = dict.fromkeys((*MADE, "checkpoint"))
         base = {"arm": "base", "method": "base", "q": None, "seed": None, "split": self.split}
-        rows = [common | base | self._flat(self.base) | self._flat_kinds(self.base_kinds) | nobody]
+        rows = [common | base | self._flat(self.base) | self._flat_kinds(self.base_kinds) | nobody | {"finished": None}]
         for item in self.arms:
             for run in item.runs:
                 who = {"arm": item.name, "method": item.arm.method.value, "q": item.arm.q_recorded, "seed": run.seed}
-                made = {name: getattr(run, name) for name in nobody}
+                made = {name: getattr(run, name) for name in nobody} | {"finished": run.origin.finished}
                 figures = self._flat(run.figures) | self._flat_kinds(by_kind(run.samples, self.kinds))
                 rows.append(common | who | {"split": self.split} | figures | made)
         return rows

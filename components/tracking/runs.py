@@ -18,10 +18,11 @@ from typing import Any, Self
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 
 from components.addresses import shown
 from components.errors import UserError
+from components.tracking.card import DIRTY_TAG
 from components.tracking.csv_text import csv_text
 from components.tracking.lineage import LINEAGE, Lineage
 from components.tracking.metric_writer import MetricWriter
@@ -210,6 +211,12 @@ class Run:
                     raise
                 # Another machine, which the lock does not bind, was first: its entry is there now.
                 self._store.call(self._store.client.log_inputs, self.id, [entry])
+
+    @property
+    def commit(self) -> str | None:
+        """The code's commit, and whether the code had changed since; None outside a repository."""
+        commit = self._origin.get(MLFLOW_GIT_COMMIT)
+        return f"{commit}, with changes" if commit and self._origin.get(DIRTY_TAG) == "true" else commit
 
     def tag(self, key: str, value: str) -> None:
         """Note something about the run; a second value of a key takes the place of the first."""

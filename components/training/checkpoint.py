@@ -11,6 +11,8 @@ from typing import Any
 from components.errors import UserError
 from components.training.ranks import Ranks
 
+BEGUN = "begun"
+
 
 @dataclass
 class RunState:
@@ -27,6 +29,8 @@ class RunState:
     versions: dict[str, int] = field(default_factory=dict)  # step to registered model version
     # By step of validation: `right`, 1 or 0, and `log_p` of every problem, None for log 0. A race decides by them.
     validated: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    # By step of the first and of the last validation: rollouts of a few problems as text (see shown.py).
+    shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     # Rollouts of the next step, by place, where they were sampled a step ahead, from weights that are gone.
     ahead: list[list[dict[str, Any]]] = field(default_factory=list)
 
@@ -61,6 +65,23 @@ def save_state(root: Path, state: RunState, save_trainer: Callable[[Path], objec
             if older != folder:
                 shutil.rmtree(older)
     ranks.wait()
+
+
+def save_begun(root: Path, state: RunState) -> None:
+    """Write down that a run has begun; the first `save_state` takes its place."""
+    write_folder(
+        root / BEGUN, lambda partial: (partial / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
+    )
+
+
+def begun_state(root: Path, identity: dict[str, Any]) -> RunState:
+    """That of a run without `find_state`; killed once before, it still has the same MLflow run."""
+    path = root / BEGUN / "state.json"
+    if path.is_file():
+        state = RunState(**json.loads(path.read_text(encoding="utf-8")))
+        if state.identity == identity:
+            return state
+    return RunState(identity)
 
 
 def _partial(folder: Path) -> Path:

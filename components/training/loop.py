@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,26 @@ from components.evaluation.metrics import Estimate, finite
 from components.links import copy_model
 from components.policy.model import Codec, load_tokenizer
 from components.policy.saving import save_policy
-from components.progress import progress, say
+from components.progress import Progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine, sampled_model
 from components.tracking.runs import Run, Tracker
 from components.training.checkpoint import (
-    RunState,
+    begun_state,
     find_state,
     load_state,
     refuse_other,
+    save_begun,
     save_state,
     write_folder,
 )
 from components.training.groups import GroupSampler, gold_group
+from components.training.live import live_figures, told
 from components.training.ranks import Ranks, lost_processes_told
 from components.training.record import RECORD, TrainingRecord, identity_of, write_curves
 from components.training.rollout_table import rollout_table
+from components.training.shown import places_shown, shown
 from components.training.stream import GroupStream
 from components.training.trainer import give_weights, open_trainer
 from components.training.turn import Turn
@@ -111,7 +115,7 @@ class _ArmRun:
         )
         self.trainer = open_trainer(settings, arm, seed, base)
         self.sampled = sampled_model(settings, base, self.trainer.own_model)
-        self.state = RunState(identity)
+        self.state = begun_state(out / "state", identity)
         found = find_state(out / "state")
         if found is not None:
             self.state = load_state(found, identity)
@@ -125,6 +129,7 @@ class _ArmRun:
         """Every process runs the loop; the first one alone validates, logs and writes."""
         first, markers, name = self.ranks.first, self.codec.markers, f"train {self.arm.name} seed {self.seed}"
         steps = range(self.state.step, self.steps if until is None else min(until, self.steps))
+        k = self.settings.evaluation.samples
         if first:
             self._restore_checkpoints(tracker)
         with (
@@ -132,7 +137,7 @@ class _ArmRun:
             open_engine(self.settings, self.sampled, self.base, markers, self.ranks) as engine,
             self._stream(engine) as stream,
         ):
-            for step in progress(steps, name):
+            for step in (shown := Progress(steps, name, done=steps.start, at_once=True)):
                 started = time.perf_counter()
                 metrics, speed = self._step(stream, run, step)
                 validates = (step + 1) % self.settings.train.validate_every == 0 or step + 1 == self.steps
@@ -140,6 +145,8 @@ class _ArmRun:
                     metrics |= self._validate(stream, run, step + 1)
                 self.state.curves.append({"step": step + 1, **metrics})
                 self.state.wall_seconds += time.perf_counter() - started
+                figures = live_figures(self.state.curves, speed, k)
+                shown.show(told(figures, k), figures)
                 if run:
                     run.metrics(step + 1, metrics | speed)
                 if validates:
@@ -153,7 +160,7 @@ class _ArmRun:
             record: Any = None
             if run and until is None:
                 record = self._finish(run)
-                tracker.registry.set_best(self.model_name, f"validation/maj_at_{self.settings.evaluation.samples}")
+                tracker.registry.set_best(self.model_name, f"validation/maj_at_{k}")
         self.trainer.close()
         return self.ranks.share(record)
 
@@ -204,7 +211,8 @@ class _ArmRun:
         )
         if self.state.mlflow_run_id is None:
             run.dataset(settings.task.name, str(self.data), identity["data"])
-        self.state.mlflow_run_id = run.id
+            self.state.mlflow_run_id = run.id
+            save_begun(self.out / "state", self.state)
         return run
 
     def _tags(self) -> dict[str, str]:
@@ -267,7 +275,7 @@ class _ArmRun:
     def _validate(self, stream: GroupStream, run: Run | None, step: int) -> dict[str, float]:
         """Score the validation split together; the first process keeps the checkpoint, which may get to be final."""
         stream.renew_after_sampling()
-        scored = self._score_validation(stream.engine)
+        scored, texts = self._score_validation(stream.engine)
         folder = self.out / "checkpoints" / f"step-{step}"
         self._save(folder)
         if run is None:
@@ -278,6 +286,7 @@ class _ArmRun:
             "right": [float(item.vote_correct) for item in result.scored],
             "log_p": [None if item.log_p is None else finite(item.log_p) for item in result.scored],
         }
+        self.state.shown = dict([*self.state.shown.items()][:1]) | {str(step): texts}
         version = run.register(folder, self.model_name, step=step, tags=self._tags(), metrics=figures)
         self.state.step = step
         self.state.versions[str(step)] = version.version
@@ -290,8 +299,11 @@ class _ArmRun:
         say(f"{self.arm.name} seed {self.seed}, step {step}: validation maj@{result.k} {result.maj_at_k.value:.0%}")
         return figures | {f"validation/{name}": value for name, value in result.by_kind().items()}
 
-    def _score_validation(self, engine: RolloutEngine) -> list[Scored]:
-        """The validation examples scored, each process its share of them, with log P of their gold answers."""
+    def _score_validation(self, engine: RolloutEngine) -> tuple[list[Scored], list[dict[str, Any]]]:
+        """The validation examples scored, each process its share of them, with log P of their gold answers.
+
+        With them rollouts of some of the examples, for people to read.
+        """
         settings, ranks = self.settings, self.ranks
         found = answer(
             engine,
@@ -306,9 +318,16 @@ class _ArmRun:
         engine.sleep()
         groups = [gold_group(self.codec, self.validation[place], rollouts, place) for place, _, rollouts in found]
         log_p = self.trainer.log_p(groups)
-        return ranks.merge(
+        scored = ranks.merge(
             {place: replace(one, log_p=value) for (place, one, _), value in zip(found, log_p, strict=True)}
         )
+        texts = {
+            place: shown(self.codec, self.validation[place], one, rollouts)
+            for place, one, rollouts in found
+            if place in places_shown(self.validation)
+        }
+        everyone = {place: text for part in ranks.gather(texts) for place, text in part.items()}
+        return scored, [everyone[place] for place in sorted(everyone)]
 
     def _look_for_collapse(self, now: Estimate, step: int) -> None:
         """Warn where validation has fallen to a tenth of its peak, both told apart from chance; end the run if set."""
@@ -346,6 +365,9 @@ class _ArmRun:
             model_version=version,
             stopped=self.stop and self.stop.reason,
             validated=state.validated,
+            shown=state.shown,
+            commit=run.commit,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         record.write(self.out)
         shutil.rmtree(self.out / "state")

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ class TrainingRecord:
     model_version: int  # the registered version of the best step
     stopped: str | None  # why a race ended it before its time
     validated: dict[str, dict[str, list[float | None]]]  # as RunState has it
+    shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # as RunState has it
+    commit: str | None = None  # of the code
+    finished: str | None = None  # when, UTC
 
     @classmethod
     def read(cls, folder: Path) -> "TrainingRecord":

@@ -60,6 +60,7 @@ TRAIN = ("train", "--out", "runs/x")
         (["probe", "--set", "task.path=nowhere"], "nowhere"),
         (["evaluate", "a/b/c", "--set", "task.path=nowhere"], "nowhere"),
         (["report"], "there is no build/evaluate/"),
+        (["report", "--all"], "no sweep has a report yet; run `thaw sweep`"),
         (["data", "fetch", "squad"], "there is no 'squad' under hub in params.yaml; it has finqa, hotpotqa, musique"),
         ([*TRAIN, "--arm", "../grpo"], "arm '../grpo' names no known method"),
         ([*TRAIN, "--arm", "grpo", "--set", "task.name=../skills"], "task.name = '../skills'"),

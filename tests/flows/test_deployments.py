@@ -18,6 +18,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
+from tasks.lost_runs import NOTES
 from tasks.server import own_server
 from tests.conftest import PROJECT
 from tests.flows.conftest import Swept
@@ -120,8 +121,10 @@ def test_every_deployment_is_there_with_its_pool_and_its_schedule(served: Instal
 
 
 def test_a_deployment_runs_to_completion_and_finds_nothing_stale(served: Installation):
-    assert served.ended(served.run("q_sweep/nightly")) == "Completed"
+    run = served.run("q_sweep/nightly")
+    assert served.ended(run) == "Completed"
     assert served.project.stale() == set()
+    until(lambda: not (served.project.prefect / NOTES / str(run.id)).exists(), 30)
 
 
 def test_a_run_that_is_late_is_cancelled_and_so_is_the_training_of_one_that_is_cancelled(

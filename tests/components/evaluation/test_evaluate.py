@@ -149,7 +149,7 @@ def test_samples_are_written_one_line_an_example(codec: Codec, tmp_path: Path) -
     assert "ü" in text
     assert [json.loads(line) for line in text.splitlines()] == [
         {"id": name, "answers": [right, wrong], "correct": [True, False], "exact": [True, False], "vote": right,
-         "vote_correct": True, "kind": ""}
+         "vote_correct": True, "kind": "", "rationale": "<think>a:1</think>"}
         for name, right, wrong in (("é", "ü", "x"), ("b", "a:1", "y"))
     ]  # fmt: skip
 

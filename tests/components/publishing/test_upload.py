@@ -91,6 +91,23 @@ def test_what_the_hub_refuses_is_one_sentence_without_the_token(
     assert not [files for repository in hub.repositories.values() for files in repository.branches.values() if files]
 
 
+@pytest.mark.parametrize(
+    ("fail", "kind", "told"),
+    [
+        ({}, UserError, "has no Xet storage; set HF_HUB_DISABLE_XET=1 to push there"),
+        ({"GET /api/models/me/skills/xet-write-token": 403}, Refused, "may not write to me/skills"),
+        ({"GET /api/models/me/skills/xet-write-token": 401}, Refused, "does not take the token"),
+    ],
+)
+def test_what_the_way_of_large_files_to_the_hub_itself_says_is_understood(
+    hub: Hub, model: Path, fail: dict[str, int], kind: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    hub.fail = fail
+    with pytest.raises(kind, match=told):
+        pushed(model)
+
+
 @pytest.mark.usefixtures("hub")
 def test_a_wrong_token_and_another_ones_repository_are_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = model_card(Facts("a model"), "you/skills")

@@ -125,11 +125,19 @@ def _write_training(
         writer.writeheader()
         writer.writerows(rows)
     record = {
-        "identity": {"arm": arm.name}, "arm": arm.name, "seed": seed, "steps": steps, "best_step": steps,
+        "identity": {"arm": arm.name, "data": "d4.dir", "base": "ba5e.dir", "settings": {"train": {"steps": steps}}},
+        "commit": "c0ffee, with changes", "finished": "2026-11-27T10:00:00+00:00",
+        "shown": {"2": [_shown(0.0)], str(steps): [_shown(level)]},
+        "arm": arm.name, "seed": seed, "steps": steps, "best_step": steps,
         "validation": level, "wall_seconds": 11.5, "mlflow_run_id": f"run{seed}", "model_name": "thaw-skills",
         "model_version": "3", "stopped": None,
     }  # fmt: skip
     (folder / "train.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def _shown(share: float) -> dict[str, Any]:
+    right = ["sort them: 0123", "a:0123"] if share else None
+    return {"id": "v1", "prompt": "w:3210", "gold": "a:0123", "share": share, "right": right, "wrong": ["hm", "b=3210"]}
 
 
 def _samples(ids: list[str], k: int, level: float, random: Any, kinds: Sequence[str]) -> list[dict[str, Any]]:

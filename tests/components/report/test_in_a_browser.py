@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from components.evaluation.metrics import Estimate
+from components.report.comparison import Row
+from components.report.comparison import write_page as write_comparison
+from components.report.gallery import write_gallery
 from components.report.page import write_report
+from components.report.theory import work_out
+from components.report.theory import write_page as write_theory
+from studies.page import write_page as write_studies
 from tests.browser import Reader, started
 from tests.components.report.conftest import write_build, write_forecasts
 from tests.conftest import PROJECT
@@ -103,6 +110,28 @@ def test_no_rule_of_accessibility_is_broken(browser, address: str, scheme: str) 
         assert reader.violations() == []
 
 
+@pytest.fixture(scope="module")
+def others(report: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The project's other pages."""
+    folder, figures = tmp_path_factory.mktemp("others"), {"maj@4": Estimate(0.5, 0.4, 0.6)}
+    write_gallery({"project": report, "experiments/again": report}, folder / "gallery")
+    write_theory(folder / "theory.html", work_out(1e-6, [0, 0.5, 1], 0.1, "from --p0"))
+    rows = [Row(f"thaw/{number}", "garl-q1", "0", 3, figures) for number in (1, 2)]
+    write_comparison(folder / "comparison.html", "test", rows, ["maj@4"], "thaw/1", {})
+    write_studies(sorted(file.parent for file in (PROJECT / "studies").glob("*/study.yaml")), folder / "studies.html")
+    pages = {name: folder / f"{name}.html" for name in ("theory", "comparison", "studies")}
+    return pages | {"gallery": folder / "gallery/index.html"}
+
+
+@pytest.mark.parametrize("name", ["gallery", "theory", "comparison", "studies"])
+def test_the_other_pages_are_as_well_behaved(browser, others: dict[str, Path], name: str) -> None:
+    with Reader(browser, others[name].as_uri(), viewport={"width": 360, "height": 740}) as reader:
+        assert reader.violations() == []
+        assert reader.page.evaluate("document.documentElement.scrollWidth") == 360
+        assert reader.said == []
+        assert reader.fetched == []
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     {
@@ -147,11 +176,16 @@ def test_what_others_wrote_is_text_and_runs_nothing(browser, tmp_path: Path) -> 
         path.write_text("".join(json.dumps(line).replace('"plain"', json.dumps(EVIL)) + "\n" for line in lines))
     for path in [*build.rglob("evaluation.json"), *build.rglob("train.json")]:
         record = json.loads(path.read_text())
-        path.write_text(json.dumps({name: EVIL if name in ("task", "model_name") else record[name] for name in record}))
+        record |= {name: EVIL for name in ("task", "model_name", "commit") if name in record}
+        for shown in (item for items in record.get("shown", {}).values() for item in items):
+            shown |= {"prompt": EVIL, "gold": EVIL, "wrong": [EVIL, EVIL]}
+        path.write_text(json.dumps(record))
     write_report(build, arms, [0], build / "report")
     with Reader(browser, (build / "report/index.html").as_uri()) as reader:
         assert (reader.page.locator("#answers h3").first.text_content() or "").startswith(EVIL[:40])
         assert EVIL in (reader.page.locator("h1").text_content() or "")
+        assert EVIL in (reader.page.locator("#rollouts .said small").first.text_content() or "")
+        assert EVIL in (reader.page.locator("#runs .lineage code").first.text_content() or "")
         for plot in reader.page.locator(".plot").all():
             plot.focus()
             reader.page.keyboard.press("Home")

@@ -139,9 +139,11 @@ def test_no_text_of_others_becomes_a_part_of_the_page(builder) -> None:
     build = builder(arms, [0], kinds=["plain", "simple"])
     harmless = Page(report(build, arms, [0])[0])
 
-    changes = {"task": EVIL, "start": EVIL, "split": EVIL, "checkpoint": EVIL, "model_name": EVIL, "stopped": EVIL}
+    changes = dict.fromkeys(("task", "start", "split", "checkpoint", "model_name", "stopped", "commit"), EVIL)
     for path in [*build.rglob("evaluation.json"), *build.rglob("train.json")]:
         record = json.loads(path.read_text())
+        for shown in (item for items in record.get("shown", {}).values() for item in items):
+            shown |= {"id": EVIL, "prompt": EVIL, "gold": EVIL, "wrong": [EVIL, EVIL]}
         path.write_text(json.dumps(record | {name: EVIL for name in changes if name in record}))
     for path in build.rglob("samples.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -4,13 +4,15 @@ import base64
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 from components.report import paper
 from components.report.page import render
 from components.report.reading import collect
-from components.report.sections import as_cell, difficulties, downloads, foretold
+from components.report.results import ArmResults
+from components.report.sections import as_cell, compared, difficulties, downloads, foretold
 from tests.components.report.conftest import write_forecasts
 from tests.components.report.test_page import Page
 
@@ -73,6 +75,30 @@ def test_what_the_probe_named_is_held_against_the_end(builder) -> None:
         results
     )
     assert f"the best arm is GARL q=1, {100 * best:.1f}%" in foretold(results)
+
+
+def test_rollouts_stand_side_by_side_early_and_late(builder) -> None:
+    results = collect(builder(ARMS, [0, 1]), ARMS, [0, 1])
+    [(problem, arms)] = compared(results)
+    assert (problem.prompt, problem.gold) == ("w:3210", "a:0123")
+    assert [(one.early[0], one.late[0]) for one in arms] == [(2, 6)] * 3
+    html = render(results)
+    text = section(html, "rollouts")
+    assert text.count("step 2, 0% right") == 3
+    assert text.count("✗ wrong hm b=3210") == 6
+    solved = [arm for arm in results.arms if arm.runs[0].shown[6][0].share > 0]
+    assert text.count("✓ right sort them: 0123 a:0123") == len(solved) > 0
+    assert 'id="rollouts"' not in render(replace(results, arms=[replace_shown(arm) for arm in results.arms]))
+
+
+def replace_shown(arm: ArmResults) -> ArmResults:
+    return replace(arm, runs=[replace(run, shown={}) for run in arm.runs])
+
+
+def test_lineage_names_code_data_and_settings(builder) -> None:
+    text = section(render(collect(builder(ARMS, [0]), ARMS, [0])), "runs")
+    for told in ("c0ffee, with changes", "d4.dir", "ba5e.dir", "run0", "thaw-skills/3", "train.steps 6"):
+        assert told in text
 
 
 def test_tables_to_take_home_hold_every_figure(builder) -> None:

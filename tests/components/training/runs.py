@@ -55,7 +55,7 @@ def figures(tracker: Tracker, run_id: str) -> dict[str, set[tuple[int, float]]]:
 
 
 def repeatable(record: TrainingRecord) -> dict[str, Any]:
-    told_once = {"wall_seconds", "mlflow_run_id", "model_version"}
+    told_once = {"wall_seconds", "mlflow_run_id", "model_version", "finished"}
     return {name: value for name, value in asdict(record).items() if name not in told_once}
 
 

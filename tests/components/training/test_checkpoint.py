@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from components.errors import UserError
-from components.training.checkpoint import RunState, find_state, load_state, refuse_other, save_state, write_folder
+from components.training.checkpoint import (
+    RunState,
+    begun_state,
+    find_state,
+    load_state,
+    refuse_other,
+    save_begun,
+    save_state,
+    write_folder,
+)
 
 IDENTITY: dict[str, Any] = {"settings": {"train": {"steps": 4, "learning_rate": 0.001}}, "arm": "grpo", "seed": 0}
 
@@ -80,6 +89,17 @@ def test_saving_removes_the_states_before(tmp_path: Path) -> None:
     for step in (9, 10, 11):
         save_state(tmp_path, RunState(IDENTITY, step=step), writes("trainer"))
         assert [path.name for path in tmp_path.iterdir()] == [f"step-{step}"]
+
+
+def test_a_run_that_has_only_begun_is_known_again_until_its_first_state(tmp_path: Path) -> None:
+    state = RunState(IDENTITY, mlflow_run_id="abc")
+    save_begun(tmp_path, state)
+    assert find_state(tmp_path) is None
+    assert begun_state(tmp_path, IDENTITY) == state
+    other = {**IDENTITY, "seed": 1}
+    assert begun_state(tmp_path, other) == RunState(other)  # nothing was done yet, so nothing is refused
+    save_state(tmp_path, RunState(IDENTITY, step=2), writes("trainer"))
+    assert begun_state(tmp_path, IDENTITY) == RunState(IDENTITY)
 
 
 def test_a_state_that_fails_leaves_the_one_before(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_validation_tells_log_p_of_the_gold_answers(reference: Reference) -> Non
         assert all(value is not None and value < 0 for value in found["log_p"])
 
 
+def test_rollouts_of_the_first_and_the_last_validation_are_kept(reference: Reference) -> None:
+    record = reference.record
+    assert list(record.shown) == ["2", "4"]
+    early, late = record.shown.values()
+    assert [item["id"] for item in early] == [item["id"] for item in late]
+    assert len({item["prompt"] for item in early}) == len(early) == 6
+    for item, solved in zip(late, (found["right"] is not None for found in late), strict=True):
+        assert solved == (item["share"] > 0)
+        rationale, _ = item["wrong"]
+        assert "</think>" in rationale
+    assert record.finished is not None
+    assert record.finished.startswith("20")
+
+
 def test_a_table_of_rollouts_can_be_read(experiment: Experiment, reference: Reference, tmp_path: Path) -> None:
     client = reference.tracker.store.client
     [entry] = client.list_artifacts(reference.record.mlflow_run_id, "rollouts")

@@ -1,4 +1,4 @@
-"""What people who know DVC look at first: its metrics, plots and experiments, of a real sweep."""
+"""What people who know DVC and MLflow look at first: metrics, plots, experiments and answers of a real sweep."""
 
 import json
 from pathlib import Path
@@ -37,3 +37,23 @@ def test_dvc_draws_all_arms_in_one_chart(swept: Swept, tmp_path: Path) -> None:
     assert "DVC_METRIC" not in page
     assert all(f'"build/train/{arm}/0/curves.csv"' in page for arm in SWEPT)
     assert swept.project.stale() == set()
+
+
+def test_mlflow_has_every_arms_answers_as_a_table(swept: Swept, tmp_path: Path) -> None:
+    client = swept.project.tracker().store.client
+    for arm in SWEPT:
+        run = swept.json(f"train/{arm}/0/train.json")
+        path = client.download_artifacts(run["mlflow_run_id"], "answers/test.json", str(tmp_path))
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        samples = [json.loads(line) for line in swept[f"evaluate/{arm}/0/samples.jsonl"].open(encoding="utf-8")]
+        assert [row["id"] for row in rows] == [item["id"] for item in samples]
+        for row, item in zip(rows, samples, strict=True):
+            assert (row["answer"], row["right"], row["rationale"]) == (
+                item["answers"][0], item["correct"][0], item["rationale"],
+            )  # fmt: skip
+            assert row["rationale"].endswith("</think>")
+            assert row["prompt"][1:5] == row["id"]
+        assert {row["model"] for row in rows} == {f"{run['model_name']}/{run['model_version']}"}
+        tag = client.get_run(run["mlflow_run_id"]).data.tags["mlflow.loggedArtifacts"]
+        assert json.loads(tag) == [{"path": "answers/test.json", "type": "table"}]
