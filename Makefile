@@ -8,8 +8,8 @@ BIN := .venv/bin
 READY := .venv/.ready-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test team studies picture lint lock audit sbom clean docs \
-	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory
+.PHONY: help setup data run test team studies picture docs lint lock audit sbom clean \
+	gpu-check bench-step bench-rollouts bench-overlap bench-flow bench-memory soak
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench-flow: setup ## what a sweep costs beside the bare commands of its stages
 
 bench-memory: setup ## memory of each process of ZeRO 3 beside what `thaw plan` computes
 	@$(BIN)/python -m benchmarks.memory
+
+soak: data ## the long life of thaw serve: 200 runs, and something killed now and then (RUNS=6, MINUTES=10 for less)
+	@$(BIN)/python -m benchmarks.soak $(if $(RUNS),--runs $(RUNS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: setup ## ruff and the type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python --level error

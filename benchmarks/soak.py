@@ -3,7 +3,7 @@
     python -m benchmarks.soak --runs 200          # writes build/bench/soak.json and soak.md; --minutes bounds it
 
 In a fresh copy of the project with quick settings, with a Prefect server, a worker and a store of its own. Most runs
-find nothing stale; every tenth trains one arm with a setting of its own, and is asked for again until it is complete.
+find nothing stale; every sixth trains one arm with a setting of its own, and is asked for again until it is complete.
 Killed, with SIGKILL and at moments that a seed decides, are flow runs, workers, trainings, the guards of trainings, and
 once or twice Prefect's server and `thaw serve` itself, which is started again. Ends with 1 if a process outlived its
 run, a figure was lost, or Prefect and MLflow disagree.
@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -32,7 +31,6 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.flow import PROJECT, environment, project, run
@@ -41,8 +39,9 @@ from benchmarks.soak_counts import Growth, Sample, Tracked, disagreements, growt
 OUT = PROJECT / "build" / "bench"
 MARK = "THAW_SOAK"  # in the environment of every process that comes of the installation
 OF_RUN = "PREFECT__FLOW_RUN_ID"
-KILLS = {"flow run": 8, "training": 8, "worker": 3, "guard": 3, "server": 1, "serve": 1}  # by how often
-EVERY = 45.0  # seconds between two runs of the schedule
+KILLS = {"flow run": 8, "training": 4, "worker": 3, "guard": 1, "server": 1, "serve": 1}  # by how often
+TRAINS = 6  # of so many runs that are asked for, one trains
+NIGHTLY, EVERY = 'cron: "0 2 * * *"', 45  # the schedule, and the seconds between two runs in its place
 SAMPLED = 5.0  # seconds between two looks at processes
 GONE = 60.0  # seconds after which what should have ended counts as an orphan
 
@@ -97,17 +96,20 @@ class Soak:
     samples: list[Sample] = field(default_factory=list)
     strays: dict[psutil.Process, float] = field(default_factory=dict)  # since when they should have ended
     orphans: list[str] = field(default_factory=list)
+    due: str = ""  # what is killed next
+    begun: int = 0  # runs
     asked: int = 0
     again: int = 0
 
     def live(self) -> Found:
         self.folder, self.home = project(self.scratch / "project", 1), self.scratch / "prefect"
+        plan = self.folder / "prefect.yaml"
+        plan.write_text(plan.read_text(encoding="utf-8").replace(NIGHTLY, f"interval: {EVERY}"), encoding="utf-8")
         run(self.folder, "thaw", "sweep", home=self.home)
         (self.scratch / "tmp").mkdir()
         self.port = _free_port()
         url = f"http://127.0.0.1:{self.port}/api"
         self.began = self.looked = time.monotonic()
-        self.next_kill = self.began + self._pause()
         self.serving = self._serve()
         try:
             with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
@@ -115,7 +117,7 @@ class Soak:
                 states, retried = self._work()
         finally:
             self.serving.terminate()
-            self.serving.wait(120)
+            self.serving.wait(300)
         ended = time.monotonic()
         while (rest := list(self._marked())) and time.monotonic() < ended + GONE:
             time.sleep(1)
@@ -137,15 +139,12 @@ class Soak:
     def _work(self) -> tuple[dict[str, str], int]:
         """All runs; the last state of each by its name, and how many tasks needed more than one attempt."""
         self._until(lambda: self._answers() and self._workers())
-        nightly = self.client.read_deployment_by_name("q_sweep/nightly").id
-        for schedule in self.client.read_deployment_schedules(nightly):
-            self.client.delete_deployment_schedule(nightly, schedule.id)
-        often = IntervalSchedule(interval=timedelta(seconds=EVERY), anchor_date=datetime.now(UTC))
-        self.client.create_deployment_schedules(nightly, [(often, True)])
+        self._decide()
         while len(self._begun()) < self.runs and time.monotonic() < self.began + self.seconds:
             self.asked += 1
-            self._see_through(training=self.asked % 10 == 5)
+            self._see_through(training=self.asked % TRAINS == 3)
         self.kills = 0
+        nightly = self._call(self.client.read_deployment_by_name, "q_sweep/nightly").id
         for schedule in self._call(self.client.read_deployment_schedules, nightly):
             self.client.delete_deployment_schedule(nightly, schedule.id)
         self._until(lambda: all(run.state and run.state.is_final() for run in self._begun()), 300)
@@ -218,26 +217,27 @@ class Soak:
 
     # What goes wrong
 
-    def _pause(self) -> float:
-        """Seconds to the next kill."""
-        return self.chance.expovariate(1 / 25)
+    def _decide(self) -> None:
+        """What is killed next, and not before when."""
+        weights = {kind: number for kind, number in KILLS.items() if number > 1 or self.killed[kind] < 2}
+        [self.due] = self.chance.choices(list(weights), list(weights.values()))
+        self.due_at = time.monotonic() + self.chance.expovariate(1 / 20)
 
     def _kill(self) -> None:
         """Kill what is due, as soon as there is something of that kind."""
-        if sum(self.killed.values()) >= self.kills or time.monotonic() < self.next_kill:
+        spent = sum(self.killed.values()) >= self.kills * min(1.0, self.begun / self.runs)
+        if not self.due or spent or time.monotonic() < self.due_at:
             return
-        weights = {kind: number for kind, number in KILLS.items() if number > 1 or self.killed[kind] < 2}
-        [kind] = self.chance.choices(list(weights), list(weights.values()))
-        victims = [process for process in self._tree() if _kind(process) == kind]
+        victims = [process for process in self._tree() if _kind(process) == self.due]
         if not victims:
             return
         self.chance.choice(victims).kill()
-        self.killed[kind] += 1
-        self.next_kill = time.monotonic() + self._pause()
-        if kind == "serve":
+        self.killed[self.due] += 1
+        if self.due == "serve":
             self.serving.wait()
             time.sleep(5)
             self.serving = self._serve()
+        self._decide()
 
     def _look(self) -> None:
         """Note what serve, worker and server hold, and which processes should have ended."""
@@ -251,7 +251,8 @@ class Soak:
                 with suppress(psutil.Error):
                     held, handles = process.memory_info().rss, process.num_fds()
                     self.samples.append(Sample(role, process.pid, now - self.began, held, handles))
-        ended = {str(run.id) for run in self._begun() if run.state and run.state.is_final()}
+        runs = self._begun()
+        self.begun, ended = len(runs), {str(run.id) for run in runs if run.state and run.state.is_final()}
         loose = {process for process in self._marked() if process not in tree or _run_of(process) in ended}
         self.strays = {process: self.strays.get(process, now) for process in loose}
         for process, since in self.strays.items():

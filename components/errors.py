@@ -1,7 +1,17 @@
-"""The two exceptions that say what to do: mend something, or try again."""
+"""The two exceptions that say what to do, mend something or try again, and the exit statuses of commands."""
 
-USER_ERROR = 2  # the exit statuses of a command that has raised one of them
+FAILED = 1
+USER_ERROR = 2  # also of the command line's own parser
 TEMPORARY_ERROR = 75  # as in BSD's sysexits
+INTERRUPTED = 130  # as of a process that the signal ends
+
+STATUSES = {
+    0: "done",
+    FAILED: "a fault in Thaw, or a check that failed",
+    USER_ERROR: "something that you can mend, told in a sentence",
+    TEMPORARY_ERROR: "try again, the same command may succeed",
+    INTERRUPTED: "interrupted",
+}  # the exit statuses of every command
 
 
 class UserError(Exception):

@@ -219,8 +219,8 @@ def own_command() -> str:
     """The command that this process was started by, as a user would write it again; empty where no user did."""
     program, *arguments = sys.argv
     name = Path(program).name
-    if name == "__main__.py":
-        return shlex.join(["python", "-m", Path(program).parent.name, *arguments])
+    if Path(program).parts[-2:] == ("studies", "__main__.py"):
+        return shlex.join(["python", "-m", "studies", *arguments])
     return shlex.join(["thaw", *arguments]) if name in ("thaw", "cli.py") else ""
 
 

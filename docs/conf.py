@@ -28,6 +28,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4  # the anchors that GitHub gives headings
 myst_enable_extensions = ["attrs_block", "deflist"]
 highlight_language = "none"
+smartquotes = False  # -- begins an option
 suppress_warnings = ["myst.header"]  # a page may start below the first level, as benchmarks/README.md does
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -60,6 +61,7 @@ STUDIES = "\n```{toctree}\n:hidden:\n:glob:\n\n*/table\n```\n"
 GENERATED = {
     "settings": reference.settings,
     "commands": reference.commands,
+    "statuses": reference.statuses,
 } | {f"picture {name}": draw for name, draw in pictures.PICTURES.items()}
 
 

@@ -9,6 +9,7 @@ import typer.main
 import yaml
 from rich.text import Text
 
+from components.errors import STATUSES
 from components.schema import settings_schema
 from components.settings_file import read_yaml
 from flows.cli import app
@@ -44,6 +45,12 @@ def settings() -> str:
 def commands() -> str:
     """Every command as the parser knows it: what it does, its arguments and options, its examples."""
     return "\n".join(_command(name, command) for name, command in walk("thaw", typer.main.get_command(app)))
+
+
+def statuses() -> str:
+    """The exit statuses of every command."""
+    rows = [f"| {status} | {meaning} |" for status, meaning in STATUSES.items()]
+    return "\n".join(["| status | meaning |", "|---|---|", *rows])
 
 
 def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:

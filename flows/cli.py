@@ -8,16 +8,17 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from components.config import Arm, Settings, load_settings
-from components.errors import TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
+from components.errors import FAILED, STATUSES, TEMPORARY_ERROR, USER_ERROR, TemporaryError, UserError
 from components.names import as_folder
 from flows import doctor, gc, init, logs, plan, probe, push, registry_commands, schema, status, theory
 from flows.ending import builds_kept, heed_signals, keeps, nothing_kept, run_kept, servers_kept
 from flows.options import BUILD, PARAMS, Base, Data, Overrides, Params, TestData, quiet_prefect, repeated
+from flows.output import AsJson, aside, print_json, read_json, say_in
 from flows.prepared import told
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Thaw a reasoning model that is stuck in a cold start.\n\n"
     "[bold]thaw sweep[/bold] runs everything params.yaml describes and reports it; the other commands are its steps, "
     "one by one. Settings come from params.yaml: --params takes another file, --set train.steps=20 changes one.",
+    epilog=f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in STATUSES.items())}.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
@@ -64,6 +66,7 @@ def sweep(
         str | None, typer.Option(help="The folder under experiments/ for changed settings; named by them otherwise.")
     ] = None,
     race: Annotated[bool, typer.Option("--race", help="Stop arms that stand still while others rise.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every arm with every seed, evaluate, report; only what is stale is run.
 
@@ -83,15 +86,20 @@ def sweep(
     check_store(project_root(folder))  # now and not when it is needed, after all that comes before training
     quiet_prefect()
     from flows.serve import with_server
-    from flows.sweep import StageFailed, q_sweep
+    from flows.sweep import q_sweep
+    from tasks.stage import StageFailed, StageLost
 
     try:
-        with with_server():
+        with aside(as_json), with_server():
             q_sweep(folder / PARAMS, race=race)
     except StageFailed as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
-    _show_results(settings, folder)
+        say_in("red", f"error: {error}")
+        raise typer.Exit(TEMPORARY_ERROR if isinstance(error, StageLost) else FAILED) from None
+    if as_json:
+        page = folder / BUILD / "report"
+        print_json({"report": page / "index.html", "results": read_json(page / "results.json")})
+    else:
+        _show_results(settings, folder)
 
 
 @app.command()
@@ -136,13 +144,17 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Where the splits go.")] = BUILD / "data",
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Read the raw files of a task and write its training, validation and test splits."""
     from components.job import working_on
     from tasks.inputs import make_data
 
-    with working_on("prepare", out, name="prepare"):
+    with aside(as_json), working_on("prepare", out, name="prepare"):
         found = make_data(load_settings(params, overrides or []), out)
+    if as_json:
+        print_json(found)
+        return
     for split, facts in found.items():
         typer.echo(told(split, facts))
 
@@ -254,6 +266,7 @@ def evaluate(
     ] = None,
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out problems: p@1, p@k, maj@k, with 95% bootstrap intervals.
 
@@ -268,14 +281,23 @@ def evaluate(
     from tasks.launch import launch, needs_launch
 
     out = out or BUILD / "evaluations" / as_folder(model)
-    examples = find_examples(settings, data, split, BUILD, out)
+    with aside(as_json):
+        examples = find_examples(settings, data, split, BUILD, out)
     if needs_launch(settings.compute):
         arguments = ["evaluate", model, "--out", str(out), "--split", split, *repeated(params, overrides)]
         arguments += [] if data is None else ["--data", str(data)]
-        raise typer.Exit(launch(settings.compute, arguments + ([] if record is None else ["--record", record])))
-    with working_on(f"evaluate {model}", out):
+        arguments += [] if record is None else ["--record", record]
+        with aside(as_json):
+            status = launch(settings.compute, arguments)
+        if not status and as_json:
+            print_json(_evaluation(out))
+        raise typer.Exit(status)
+    with aside(as_json), working_on(f"evaluate {model}", out):
         figures = evaluate_model(settings, model, examples, split=split, out=out, record=record)
     if not speaks():
+        return
+    if as_json:
+        print_json(_evaluation(out))
         return
     _show_figures(figures, settings.evaluation.samples)
     typer.echo(f"every sample is in {out / 'samples.jsonl'}")
@@ -337,16 +359,16 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        say_in("red", f"error: {error}")
         sys.exit(USER_ERROR)
     except TemporaryError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        say_in("red", f"error: {error}")
         sys.exit(TEMPORARY_ERROR)
     except Exception as error:
         if (lacking := _what_lacks(error)) is None:
             raise
         traceback.print_exc()
-        typer.secho(f"error: {lacking}", fg="red", err=True)
+        say_in("red", f"error: {lacking}")
         sys.exit(USER_ERROR)
 
 
@@ -382,6 +404,10 @@ def _show_results(settings: Settings, folder: Path) -> None:
     console.print(f"report    {folder / BUILD / 'report' / 'index.html'}", soft_wrap=True)
     console.print("runs      mlflow ui      every run and, under Models, every checkpoint")
     console.print("models    thaw compare   the registered checkpoints, best first")
+
+
+def _evaluation(out: Path) -> dict[str, Any]:
+    return read_json(out / "evaluation.json") | {"samples": out / "samples.jsonl"}
 
 
 def _show_figures(figures: dict[str, float], k: int) -> None:

@@ -1,11 +1,12 @@
 """The command `thaw doctor`: what is wrong with an installation, its project and its services."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.errors import FAILED
 from flows.options import quiet_prefect
+from flows.output import AsJson, aside, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +17,7 @@ STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="A list of {check, status, message, cure}.")] = False,
+    as_json: AsJson = False,
     disk: Annotated[float, typer.Option(metavar="GB", help="Less free disk space is a fault.")] = 2.0,
     memory: Annotated[float, typer.Option(metavar="GB", help="Less free memory is a fault.")] = 1.0,
     port: Annotated[int, typer.Option(help="Of Prefect's UI, as `thaw serve` would use it.")] = 4200,
@@ -31,17 +32,17 @@ def doctor(
     from tasks.doctor import examine
     from tasks.workspace import project_root
 
-    with Console(stderr=True).status("looking ..."):
+    with aside(as_json), Console(stderr=True).status("looking ..."):
         found = dict(examine(project_root(), disk=disk, memory=memory, port=port))
     faults = [name for name, finding in found.items() if finding.status == "fault"]
     if as_json:
-        typer.echo(json.dumps([_row(name, finding) for name, finding in found.items()], indent=1))
+        print_json([_row(name, finding) for name, finding in found.items()])
     else:
         console = Console(highlight=False)
         console.print(_table(found))
         console.print(f"\nfaults: {', '.join(faults)}" if faults else "\nno faults", soft_wrap=True)
     if faults:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def _row(name: str, finding: "Finding") -> dict[str, str]:

@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from components.errors import UserError
+from flows.output import AsJson, aside, print_json
 
 
-def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove all of it, for ever.")] = False) -> None:
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove all of it, for ever.")] = False, as_json: AsJson = False
+) -> None:
     """List what takes room on this disk and nothing needs any more, with the reason; with --yes, remove it.
 
     That is what MLflow keeps of deleted runs and versions, objects of DVC's cache that no dvc.lock and no .dvc file
@@ -27,22 +30,26 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove all of it, for ev
     root = project_root()
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root} is no project of DVC; `thaw gc` runs inside a clone of Thaw.")
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, stderr=as_json)
     try:
         store = registry().store
     except NothingYet as nothing:
         console.print(str(nothing), markup=False)
         store = None
-    with garbage(root, store) as found:
-        for unused in found:
-            told = f"{_bytes(size(unused.paths)):>8}  {_place(unused.paths, root)}"
-            console.print(f"{escape(told)}  [dim]{escape(unused.why)}[/]")
+    with aside(as_json), garbage(root, store) as found:
+        rows = [{"bytes": size(unused.paths), "paths": unused.paths, "why": unused.why} for unused in found]
+        for row in rows:
+            told = f"{_bytes(row['bytes']):>8}  {_place(row['paths'], root)}"
+            console.print(f"{escape(told)}  [dim]{escape(row['why'])}[/]")
         everything = [path for unused in found for path in unused.paths]
         room = freed(everything)
         shared = size(everything) - room
         if yes:
             for unused in found:
                 remove(unused)
+    if as_json:
+        print_json({"unused": rows, "freed": room, "named_elsewhere": shared, "removed": yes})
+        return
     rest = f"; {_bytes(shared)} more have a name elsewhere too, and stay" if shared else ""
     if not found:
         console.print("nothing here is unused")

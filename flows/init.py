@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.errors import UserError
+from components.errors import FAILED, INTERRUPTED, UserError
 from flows.options import Overrides
+from flows.output import say_in
 
 if TYPE_CHECKING:
     from tasks.new_project import Checked
@@ -77,7 +78,7 @@ def init(
     with checked(wanted) as (found, lines):
         _show(found)
         if _terminal() and not typer.confirm(f"Write the project to {folder}?", default=True, err=True):
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)
         written = write_project(wanted, found.settings, lines)
     typer.echo(f"written: {', '.join(map(str, written))}")
     enter = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
@@ -90,7 +91,7 @@ def _show(found: "Checked") -> None:
     for line in [*found.read, *(told(split, facts) for split, facts in found.splits.items()), found.fits]:
         typer.echo(line)
     for doubt in found.doubts:
-        typer.secho(f"look:    {doubt}", fg="yellow")
+        say_in("yellow", f"look:    {doubt}")
 
 
 def _fields(data: Path, question: str | None, answer: str | None) -> tuple[str, str]:
@@ -130,8 +131,10 @@ def _ask(option: str, text: str, check: Callable[[str], str], default: str | Non
     while True:
         try:
             return check(str(typer.prompt(text, default=default, err=True)).strip())
+        except typer.Abort:
+            raise typer.Exit(INTERRUPTED) from None
         except UserError as error:
-            typer.secho(f"{error}", fg="yellow", err=True)
+            say_in("yellow", str(error))
 
 
 def _terminal() -> bool:

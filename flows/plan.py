@@ -1,13 +1,15 @@
 """The command `thaw plan`: what a run would take, before anything is loaded."""
 
+from dataclasses import asdict
 from textwrap import wrap
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.config import Settings, load_settings
 from components.errors import UserError
 from flows.options import PARAMS, Overrides, Params
+from flows.output import AsJson, aside, print_json
 
 if TYPE_CHECKING:
     from tasks.plan import Plan
@@ -22,6 +24,7 @@ def plan(
     ] = None,
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """See what a run would take: memory of each process, disk, tokens of a step. Loads and fetches nothing.
 
@@ -34,8 +37,20 @@ def plan(
         raise UserError(f"--memory {memory:g} is no memory of a GPU; give its GB, such as --memory 80.")
     from tasks.plan import make_plan
 
-    for line in _lines(settings, make_plan(settings, memory)):
+    with aside(as_json):
+        found = make_plan(settings, memory)
+    if as_json:
+        print_json(_figures(found))
+        return
+    for line in _lines(settings, found):
         typer.echo(line)
+
+
+def _figures(plan: "Plan") -> dict[str, Any]:
+    """What was computed, in bytes and tokens; `lacking` is null where it fits."""
+    lacking = plan.found.lacking(plan.memory)
+    device = {"device": plan.device, "memory": plan.memory, "fits": lacking is None, "lacking": lacking}
+    return device | {"peak": plan.found.peak, **asdict(plan.found)}
 
 
 def _lines(settings: Settings, plan: "Plan") -> list[str]:

@@ -1,13 +1,19 @@
 """The commands around the model registry: compare, promote, lineage, evaluate-registry."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from components.config import load_settings
+from components.errors import FAILED
 from flows.options import PARAMS, Overrides, Params, TestData, quiet_prefect
+from flows.output import AsJson, aside, print_json
+
+if TYPE_CHECKING:
+    from components.tracking.version import Version
 
 Model = Annotated[str, typer.Argument(help="A registered version: NAME/3 or NAME@ALIAS.")]
 
@@ -22,6 +28,7 @@ def compare(
     every: Annotated[bool, typer.Option("--all", help="Every registered checkpoint.")] = False,
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare registered checkpoints: their figures with intervals, and how sure it is that one is better.
 
@@ -42,20 +49,34 @@ def compare(
     found = registry()
     versions = named_versions(found, models or [])
     shown = versions if models or every else worth_showing(versions, on)
-    console = Console()
-    console.print(versions_table(shown, on))
-    if len(shown) < len(versions):
-        console.print(f"[dim]{len(versions) - len(shown)} more with --all[/]")
     comparisons = {}
     if models:
         settings = load_settings(params, overrides or []).evaluation
         first, *others = versions
         for other in others:
             comparisons[other.reference] = compare_versions(found, first, other, on, settings)
-            console.print(comparison_table(comparisons[other.reference], first.reference, other.reference))
     if page is not None:
         write_page(page, on, *page_rows(shown, on), shown[0].reference, comparisons)
+    if as_json:
+        against = [{"first": shown[0].reference, "second": name, **asdict(of)} for name, of in comparisons.items()]
+        print_json({"on": on, "versions": [_version(item) for item in shown], "comparisons": against})
+        return
+    console = Console()
+    console.print(versions_table(shown, on))
+    if len(shown) < len(versions):
+        console.print(f"[dim]{len(versions) - len(shown)} more with --all[/]")
+    for name, comparison in comparisons.items():
+        console.print(comparison_table(comparison, shown[0].reference, name))
+    if page is not None:
         typer.echo(f"page: {page}")
+
+
+def _version(version: "Version") -> dict[str, Any]:
+    """Its figures as fractions of 1, by TEST_SET/FIGURE."""
+    names = {"model": version.reference, "arm": version.arm, "aliases": version.aliases}
+    facts = {tag: version.tags.get(tag) for tag in ("task", "start", "seed")}
+    made = {"step": version.step, "created": version.created, "mlflow_run_id": version.run_id}
+    return names | facts | made | {"figures": version.metrics}
 
 
 def promote(
@@ -63,6 +84,7 @@ def promote(
     undo: Annotated[bool, typer.Option("--undo", help="Give the title back to the champion before.")] = False,
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a version champion if it is better than the present one, by a margin that is no accident; say why (not).
 
@@ -77,16 +99,17 @@ def promote(
     from tasks.evaluation import registry as open_registry
 
     if undo:
-        typer.echo(registry.undo_promotion(open_registry(), model))
+        told = registry.undo_promotion(open_registry(), model)
+        print_json({"promoted": False, "told": told}) if as_json else typer.echo(told)
         return
     settings = load_settings(params, overrides or [])
     outcome = registry.promote(open_registry(), model, settings.promote, settings.evaluation)
-    typer.echo(outcome.told)
+    print_json(outcome) if as_json else typer.echo(outcome.told)
     if not outcome.promoted:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
-def lineage(model: Model) -> None:
+def lineage(model: Model, as_json: AsJson = False) -> None:
     """Trace a version back to data and code, and look whether everything it names is there and is what it says.
 
     Ends with status 1 if something is not.
@@ -103,14 +126,19 @@ def lineage(model: Model) -> None:
 
     styles = {State.TRUE: "green", State.ABSENT: "yellow", State.FALSE: "bold red"}
     found = registry()
-    facts = trace(found, model, project_root())
-    console = Console(soft_wrap=True)
-    console.print(escape(found.find(model).reference))
-    for fact in facts:
-        state = f"[{styles[fact.state]}]{fact.state:8}[/]"
-        console.print(f"  {fact.name:11}  {state}  {escape(fact.value)}  [dim]{escape(fact.note)}[/]")
+    with aside(as_json):
+        facts = trace(found, model, project_root())
+    reference = found.find(model).reference
+    if as_json:
+        print_json({"model": reference, "facts": facts})
+    else:
+        console = Console(soft_wrap=True)
+        console.print(escape(reference))
+        for fact in facts:
+            state = f"[{styles[fact.state]}]{fact.state:8}[/]"
+            console.print(f"  {fact.name:11}  {state}  {escape(fact.value)}  [dim]{escape(fact.note)}[/]")
     if any(fact.state is State.FALSE for fact in facts):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def evaluate_registry(
@@ -122,6 +150,7 @@ def evaluate_registry(
     record: Annotated[str, typer.Option(help="The test set's name, under which the figures are kept.")] = "test",
     params: Params = PARAMS,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score registered versions on a new test set, and keep figures and samples with them.
 
@@ -138,5 +167,7 @@ def evaluate_registry(
     registry()  # is there one? Asked before anything is started
     named = (override.partition("=") for override in overrides or [])
     changes = Changes.read({name.strip(): yaml.safe_load(value) for name, _, value in named})
-    with with_server():
-        flow(models or [], data, record, split, params, changes)
+    with aside(as_json), with_server():
+        figures = flow(models or [], data, record, split, params, changes)
+    if as_json:
+        print_json({"test_set": record, "figures": figures})

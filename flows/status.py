@@ -95,7 +95,12 @@ def _show_prefect(console: "Console", prefect: dict[str, Any]) -> None:
         console.print(f"Prefect's flow runs are not known: {prefect['trouble']}")
         return
     console.print(f"Prefect at {prefect['url']}: {'' if prefect['runs'] else 'no flow run goes on or waits'}")
+    planned: set[str] = set()
     for run in prefect["runs"]:
+        if run["state"] == "scheduled":
+            if run["flow"] in planned:
+                continue  # a schedule has weeks of them
+            planned.add(run["flow"])
         at = datetime.fromisoformat(run["at"]).astimezone()
         message = f": {run['message']}" if run["state"] in ("failed", "crashed") else ""
         console.print(f"  {run['state']:<10}  {run['flow']} {run['name']}, {at:%Y-%m-%d %H:%M}{message}")

@@ -9,6 +9,7 @@ import typer
 
 from components.errors import UserError
 from flows.options import BUILD
+from flows.output import AsJson, print_json
 
 PROBE = BUILD / "probe" / "probe.json"
 DEFAULT_P0 = 1e-6
@@ -26,6 +27,7 @@ def theory(
     ] = "0,0.25,0.5,0.75,1",
     noise: Annotated[str, typer.Option(metavar="NUMBER", help="The fraction of examples with a wrong label.")] = "0.1",
     page: Annotated[Path, typer.Option(help="The HTML file for the charts.")] = BUILD / "theory.html",
+    as_json: AsJson = False,
 ) -> None:
     """See what the theory expects of each q: how long the escape takes, and what wrong labels cost. Trains nothing.
 
@@ -48,6 +50,9 @@ def theory(
         write_page(page, found)
     except OSError as error:
         raise UserError(f"--page {page} cannot be written ({error.strerror}); name a file in another place.") from None
+    if as_json:
+        print_json({"title": title(found), "page": page, "theory": found})
+        return
     console = Console(highlight=False)
     console.print(f"[bold]{title(found)}[/]")
     console.print(f"P of the untrained model: {scientific(start)}, {source}", style="dim")

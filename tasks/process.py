@@ -15,6 +15,7 @@ from typing import Any, Self
 from tasks import guard
 
 Process = subprocess.Popen[str]
+LOOK_SECONDS = 1.0  # between two looks at whether a guard lives
 
 
 class FlowEnded(Exception):
@@ -47,7 +48,7 @@ def end_guarded(*processes: Process) -> None:
 
 
 class Watch:
-    """Ends a process that says nothing for too long: a hung engine, a lost rank."""
+    """Ends a process that says nothing for too long: a hung engine, a lost rank; and what lost its guard."""
 
     def __init__(self, process: Process, minutes: float) -> None:
         self.expired = False
@@ -66,7 +67,11 @@ class Watch:
 
     def _wait(self) -> None:
         while (left := self._deadline - time.monotonic()) > 0:
-            if self._over.wait(left):
+            if self._over.wait(min(left, LOOK_SECONDS)):
+                return
+            if self._process.poll() is not None:  # at an end of its own it would have left nothing
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, 9)
                 return
         self.expired = True
         end_guarded(self._process)

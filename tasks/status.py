@@ -100,7 +100,8 @@ def _last_failure(jobs: dict[Path, Job]) -> Row | None:
         for name, stage in failed.items():
             log = log_of(Path(job.folder) / stage_file(name, ".json"))
             at = (stage.began or 0) + (stage.seconds or 0)
-            failures.append({"what": name, "folder": job.folder, "at": at, "why": stage.why, "log": _text(log)})
+            why = stage.why.removesuffix("; it last said:")  # which stands in the log
+            failures.append({"what": name, "folder": job.folder, "at": at, "why": why, "log": _text(log)})
         if job.state == "failed" and not failed:
             told = {"what": job.what, "folder": job.folder, "at": job.told, "why": job.ended}
             failures.append(told | {"log": _text(log_of(file))})

@@ -25,7 +25,8 @@ SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKEN
 WITHOUT_SWEEP = {
     f"tests/flows/test_{name}.py"
     for name in (
-        "backends", "doctor", "flows", "gc", "init", "parameters", "published", "race", "schema", "services", "theory",
+        "backends", "doctor", "flows", "gc", "init", "parameters", "published", "race", "schema", "services",
+        "terminal", "theory",
     )
 }  # fmt: skip
 

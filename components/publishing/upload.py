@@ -83,7 +83,8 @@ def push(
     already are not sent again. The token is that of HF_TOKEN.
 
     Raises:
-        UserError: there is no token, the hub refuses it or the card, or the repository is public and not to be.
+        UserError: there is no token, the hub refuses it or the card, or the repository is public and not to be, or
+            leaves a file out.
         TemporaryError: the hub cannot be reached, fails, or gave way in the middle; nothing is seen of half a push.
     """
     token = os.environ.get(TOKEN)
@@ -108,7 +109,14 @@ def push(
             CommitOperationAdd(CARD, str(card).encode()),
             *(CommitOperationDelete(name) for name in old),
         ]
-        return str(api.create_commit(repository, operations, commit_message=message, revision=revision).commit_url)
+        address = api.create_commit(repository, operations, commit_message=message, revision=revision).commit_url
+        arrived = {file.rfilename for file in api.model_info(repository, revision=revision).siblings or ()}
+    if left_out := sorted({*files, CARD} - arrived):
+        raise UserError(
+            f"{repository} did not take {', '.join(left_out)}, as a .gitignore in it may say; correct that one, and"
+            " push again."
+        )
+    return str(address)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from components.training.live import live_figures, told
 from components.training.ranks import Ranks, lost_processes_told
 from components.training.record import RECORD, TrainingRecord, identity_of, write_curves
 from components.training.rollout_table import rollout_table
-from components.training.shown import places_shown, shown
+from components.training.shown import as_text, places_shown
 from components.training.stream import GroupStream
 from components.training.trainer import give_weights, open_trainer
 from components.training.turn import Turn
@@ -322,7 +322,7 @@ class _ArmRun:
             {place: replace(one, log_p=value) for (place, one, _), value in zip(found, log_p, strict=True)}
         )
         texts = {
-            place: shown(self.codec, self.validation[place], one, rollouts)
+            place: as_text(self.codec, self.validation[place], one, rollouts)
             for place, one, rollouts in found
             if place in places_shown(self.validation)
         }

@@ -18,7 +18,7 @@ def places_shown(examples: Sequence[Example]) -> set[int]:
     return set([*sorted(first_of_kind.values()), *(set(range(len(examples))) - set(first_of_kind.values()))][:PROBLEMS])
 
 
-def shown(codec: Codec, example: Example, scored: Scored, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+def as_text(codec: Codec, example: Example, scored: Scored, rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """What train.json keeps of a problem: its text, the share of right samples, and the first right and wrong ones."""
     found: dict[bool, list[str]] = {}
     for rollout, answer, right in zip(rollouts, scored.answers, scored.correct, strict=True):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -96,7 +97,6 @@ def test_a_sweep_notes_its_stages():
     def states() -> list[str]:
         return [stage.state for stage in found(file).stages.values()]
 
-    content = ""
     with suppress(KeyboardInterrupt), working_on("sweep", Path(), name="flow-sweep", stages=stages):
         with running_stage("train@a-0") as stage:
             assert states() == ["running", "waiting", "waiting"]
@@ -106,11 +106,12 @@ def test_a_sweep_notes_its_stages():
         assert states() == ["built", "failed", "waiting"]
         assert found(file).stages["train@b-0"].why == "out of memory"
         assert whole(found(file)) == "1 of 2 arms trained, 1 failed"  # nothing is known of evaluations
-        with running_stage("evaluate@a-0") as stage:
-            content = file.read_text()
+        with running_stage("evaluate@a-0"):
+            shutil.copy(file, "killed.json")
             raise KeyboardInterrupt
     assert found(file).state == "interrupted"
-    file.write_text(content.replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
+    killed = Path("killed.json").read_text()
+    file.write_text(killed.replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
     assert states() == ["built", "failed", "interrupted"]  # of a sweep that was killed
     assert whole(found(file)) == "1 of 2 arms trained, 1 failed"
 

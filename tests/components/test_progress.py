@@ -1,18 +1,13 @@
 """What is shown of work that goes on: one line that changes on a terminal, plain lines elsewhere."""
 
-import fcntl
-import os
-import struct
 import sys
-import termios
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
 from components import progress as shown
 from components.progress import Progress, progress, say_last
+from tests.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +20,11 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
 
 
-class Terminal:
-    """A real one, of 120 columns, in the place of standard error."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        reads, written = os.openpty()
-        fcntl.ioctl(written, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        self.file = os.fdopen(written, "w", buffering=1, encoding="utf-8")
-        monkeypatch.setattr(sys, "stderr", self.file)
-        self._said = ThreadPoolExecutor(1).submit(self._read, reads)
-
-    def close(self) -> str:
-        """All that was written to it."""
-        self.file.close()
-        return self._said.result(10)
-
-    @staticmethod
-    def _read(reads: int) -> str:
-        said = b""
-        with suppress(OSError):  # which is how it says that nobody writes any more
-            while part := os.read(reads, 4096):
-                said += part
-        os.close(reads)
-        return said.decode()
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """One in the place of standard error. A fixture could not put it there, for pytest takes that back for the test."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal.file)
+    return terminal
 
 
 def work() -> None:
@@ -59,7 +36,7 @@ def work() -> None:
 
 
 def test_a_terminal_has_one_line_that_is_written_over(monkeypatch: pytest.MonkeyPatch):
-    terminal = Terminal(monkeypatch)
+    terminal = at_a_terminal(monkeypatch)
     work()
     said = terminal.close()
     assert "\rtrain:  50%|" in said
@@ -81,7 +58,7 @@ def test_elsewhere_are_plain_lines(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
 def test_so_are_they_on_a_terminal_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch, name: str, value: str):
-    terminal = Terminal(monkeypatch)
+    terminal = at_a_terminal(monkeypatch)
     monkeypatch.setenv(name, value)
     work()
     said = terminal.close()
@@ -95,7 +72,7 @@ def test_how_long_is_not_told_of_what_has_no_known_end(capsys: pytest.CaptureFix
 
 
 def test_the_last_word_stands_below_the_line(monkeypatch: pytest.MonkeyPatch):
-    terminal = Terminal(monkeypatch)
+    terminal = at_a_terminal(monkeypatch)
     for _ in Progress(range(2), "train"):
         say_last("interrupted")
         break

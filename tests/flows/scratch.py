@@ -125,7 +125,7 @@ class Scratch:
         with self.folder.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                text=True, start_new_session=True, preexec_fn=_heed_signals, **options,
+                text=True, start_new_session=True, preexec_fn=heed_signals, **options,
             )  # fmt: skip
 
     def run(self, *command: str, status: int = 0, timeout: float = 400) -> str:
@@ -146,7 +146,7 @@ class Scratch:
         return set(yaml.safe_load(status.strip().splitlines()[-1]))
 
 
-def _heed_signals() -> None:
+def heed_signals() -> None:
     """As a command at a terminal does, also where the tests themselves were started in the background."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -20,6 +20,7 @@ from prefect.states import Cancelling
 
 from tasks.lost_runs import NOTES
 from tasks.server import own_server
+from tasks.status import status
 from tests.conftest import PROJECT
 from tests.flows.conftest import Swept
 from tests.flows.scratch import Scratch, trainer, until
@@ -135,6 +136,12 @@ def test_a_run_that_is_late_is_cancelled_and_so_is_the_training_of_one_that_is_c
     assert served.ended(late) == "Cancelled"
     assert served.client.read_flow_run(first.id).state_name == "Running"
     assert training.is_running()
+    told = status(served.project.folder)
+    assert (told["prefect"]["url"], told["prefect"]["trouble"]) == (served.url, None)
+    assert (first.name, "q_sweep", "running") in {
+        (run["name"], run["flow"], run["state"]) for run in told["prefect"]["runs"]
+    }
+    assert {"serve", f"sweep ({first.name})"} <= {row["what"] for row in told["work"] if row["state"] == "running"}
 
     served.client.set_flow_run_state(first.id, Cancelling())
     assert served.ended(first) == "Cancelled"

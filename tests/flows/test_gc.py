@@ -1,5 +1,6 @@
 """`thaw gc`: it shows first, and removes when told to; a training run keeps its folder to itself."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def test_what_is_unused_is_shown_and_removed_when_told(project: Path, thaw: Thaw
         "nothing was removed; `thaw gc --yes` frees 1.5 kB; 4 B more have a name elsewhere too, and stay",
     ]
     assert partial.is_dir()
+    found = json.loads(thaw(project, "gc", "--json").out)
+    assert found.pop("unused") == [{"bytes": 1504, "paths": [str(partial)], "why": shown[0].split("  ")[-1]}]
+    assert found == {"freed": 1500, "named_elsewhere": 4, "removed": False}
     done = thaw(project, "gc", "--yes").out.splitlines()
     assert done == [shown[0], "removed: 1.5 kB are free again; 4 B more have a name elsewhere too, and stay"]
     assert not partial.exists()

@@ -1,19 +1,15 @@
 """`thaw init`: what it writes runs, and nothing is written of what cannot."""
 
 import json
-import os
-import pty
 import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from components.config import load_settings
 from tests.conftest import PROJECT
 from tests.flows.conftest import Said, Thaw
-from tests.flows.scratch import OUTSIDE
+from tests.flows.terminal import THAW, environment, on_terminal
 
 SHORT = [
     "rollout.group_size=4", "rollout.max_new_tokens=20", "probe.examples=4", "probe.held_out=2", "probe.look_ahead=1",
@@ -74,12 +70,10 @@ def test_it_writes_a_project_from_flags_alone(thaw: Thaw, desk: Path, model: Pat
 def test_what_it_wrote_is_probed_and_its_pipeline_is_known_to_dvc(thaw: Thaw, desk: Path, model: Path):
     said = thaw(desk, "init", "mine", "--data", "own.jsonl", *FLAGS, "--model", str(model), *settings(*SHORT))
     assert said.status == 0, said.err
-    environment = {name: value for name, value in os.environ.items() if not OUTSIDE.match(name)}
-    programs = Path(sys.executable).parent
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            [programs / command[0], *command[1:]], cwd=desk / "mine", env=environment, text=True,
+            [THAW.with_name(command[0]), *command[1:]], cwd=desk / "mine", env=environment({}), text=True,
             capture_output=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -148,27 +142,15 @@ def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(
 
 @pytest.mark.slow
 def test_it_asks_on_a_terminal_until_an_answer_can_be_used(desk: Path):
-    ours, theirs = pty.openpty()
-    environment = {name: value for name, value in os.environ.items() if name != "CI" and not OUTSIDE.match(name)}
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "thaw", "init", "mine"], cwd=desk, env=environment, stdin=theirs, stderr=theirs,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    os.close(theirs)
-    os.write(ours, b"nowhere.jsonl\nown.jsonl\n\nanswer\nsolution.final\n./no-model\nembedded\ny\n")
-    said = SimpleNamespace(asked=b"")
-    while True:
-        try:
-            chunk = os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not chunk:
-            break
-        said.asked += chunk
-    out, _ = process.communicate(timeout=120)
-    asked = said.asked.decode()
-    assert process.returncode == 0, asked
+    typed = "nowhere.jsonl\nown.jsonl\n\nanswer\nsolution.final\n./no-model\nembedded\ny\n"
+    said = on_terminal(desk, "init", "mine", typed=typed)
+    assert said.status == 0, said.shown
     for text in ("there is no nowhere.jsonl", "[question]", "there is no field 'answer'", "there is no model's folder"):
-        assert text in asked
-    assert out.splitlines()[-1].startswith("next:    cd mine && thaw probe")
+        assert text in said.shown
+    assert said.out.splitlines()[-1].startswith("next:    cd mine && thaw probe")
     assert load_settings(desk / "mine" / "params.yaml").model.name == "embedded"
+
+
+def test_ctrl_d_at_a_question_is_an_interruption_and_leaves_nothing(desk: Path):
+    assert on_terminal(desk, "init", "mine", typed="\x04").status == 130
+    assert files(desk) == {"own.jsonl"}

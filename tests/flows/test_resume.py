@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from components.data.digest import dvc_md5
 from tests.flows.conftest import Swept, Thaw
-from tests.flows.scratch import Scratch, until
+from tests.flows.scratch import Scratch, heed_signals, until
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.slow
 
@@ -84,12 +87,37 @@ def test_a_killed_dvc_repro_goes_on_and_keeps_every_checkpoint(repeated: Scratch
     assert not {stage for stage in repeated.stale() if stage.startswith("train@") and "grpo" not in stage}
 
 
-def test_a_killed_training_goes_on_then_does_nothing_and_refuses_other_settings(
+def interrupt_at_a_terminal(project: Scratch, command: list[str], out: Path) -> str:
+    """Ctrl-C once a state was saved; all that the terminal was told."""
+    terminal = Terminal()
+    watched = project.environment | {"CI": "", "TERM": "xterm"}
+    options = {"cwd": project.folder, "env": watched, "stdout": terminal.file, "stderr": terminal.file}
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=heed_signals, **options)
+    try:
+        until(lambda: process.poll() is not None or any(out.glob("state/step-*[0-9]")))
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return terminal.close()
+
+
+def test_an_interrupted_training_goes_on_then_does_nothing_and_refuses_other_settings(
     copied: Scratch, swept: Swept, thaw: Thaw
 ):
     out = copied.folder / "runs/mine"
     train = ["thaw", "train", "--arm", "garl-q0.75", "--out", "runs/mine"]
-    step = kill_in_the_middle(copied.start(*train), out)
+    said = interrupt_at_a_terminal(copied, train, out)
+    line = (
+        r"\rtrain garl-q0\.75 seed 0: +\d+%\|[^\r]*\| \d+/16, \d\d:\d\d left, P \S+, [^\r]*\d s/step, [\d,]+ tokens/s"
+    )
+    assert re.search(line, said), said
+    step = max(int(path.name.removeprefix("step-")) for path in out.glob("state/step-*[0-9]"))
+    kept = f"runs/mine has kept all up to step {step}; `{' '.join(train)}` goes on from there."
+    assert said.endswith(f"\r\ninterrupted: {kept}\r\n"), said
+    stands = thaw(copied.folder, "status", "runs/mine").out
+    assert stands.startswith(f"runs/mine: stopped at step {step} of 16;")
     state = json.loads((out / f"state/step-{step}/state.json").read_text())
     other = thaw(copied.folder, *train[1:], "--set", "train.learning_rate=0.5")
     assert other.status == 2

@@ -23,14 +23,15 @@ from tasks.team.state import SETTINGS, open_state
 from tests.conftest import PROJECT
 from tests.flows.scratch import Scratch, until
 
+DATABASES = ("mlflow", "mlflow_auth", "prefect")
+
 
 class TeamServers:
     """`thaw team` in a project; started and stopped as often as one likes, on the same state."""
 
     def __init__(self, project: Scratch) -> None:
         self.project = project
-        self.state = Path(tempfile.mkdtemp(prefix="thaw-team-"))  # short, and outside of what only root may enter
-        self.state.chmod(0o711)
+        self.state = _empty_folder()
         usual = re.findall(r"\$\{(\w+_PORT):-", (PROJECT / "infra/compose.yaml").read_text())
         self.ports = dict(zip(sorted(set(usual)), free_ports(len(set(usual))), strict=True))
         open_state(self.state, project.folder)
@@ -79,6 +80,25 @@ class TeamServers:
         login = {"PGPASSWORD": self.settings["DATABASE_PASSWORD"]}
         subprocess.run([*command, *arguments], env=login, check=True)
 
+    def move(self, folder: Path) -> None:
+        """Back everything up into a folder, lose it, and restore it in another place, by infra/README.md's commands."""
+        link, dumps = folder / "team", {name: f"{folder}/{name}.dump" for name in DATABASES}
+        link.symlink_to(self.state)
+        self.start("database")
+        for name, dump in dumps.items():
+            self.postgres("pg_dump", "--format=custom", f"--file={dump}", name)
+        self.stop()
+        subprocess.run(documented("tar --create"), shell=True, cwd=folder, check=True)
+        shutil.rmtree(self.state)
+        self.state = _empty_folder()
+        link.unlink()
+        link.symlink_to(self.state)
+        subprocess.run(documented("tar --extract"), shell=True, cwd=folder, check=True)
+        self.start("database")
+        for name, dump in dumps.items():
+            self.postgres("pg_restore", f"--dbname={name}", dump)
+        self.stop()
+
     def stop(self) -> None:
         """Ctrl-C."""
         assert self._process is not None
@@ -103,6 +123,20 @@ class TeamServers:
 
     def _last_words(self) -> str:
         return "".join(f"{log.name}: {log.read_text()[-1500:]}\n" for log in (self.state / "log").glob("*.log"))
+
+
+def documented(start: str) -> str:
+    """The command of infra/README.md with these first words, up to the end of what it quotes."""
+    readme = (PROJECT / "infra/README.md").read_text()
+    [found] = re.findall(rf"^    (?:mkdir .* && )?({re.escape(start)}[^'\n]*(?:'[^']*')?)", readme, re.MULTILINE)
+    return found.replace("\n    ", "\n")
+
+
+def _empty_folder() -> Path:
+    """With a short name, and outside of what only root may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="thaw-team-"))
+    folder.chmod(0o711)
+    return folder
 
 
 def free_ports(number: int) -> list[int]:

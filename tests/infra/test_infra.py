@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,16 @@ def test_what_gpu_jobs_need_is_described_for_kubernetes():
     template = (INFRA / "kubernetes/gpu-job.json").read_text()
     assert [manifest["kind"] for manifest in manifests] == ["Namespace", "PersistentVolumeClaim"]
     assert f'"default": "{manifests[1]["metadata"]["name"]}"' in template
+
+
+def test_the_table_says_of_every_file_here_what_was_run():
+    readme = (INFRA / "README.md").read_text()
+    table = readme.partition("| what | file | what was run |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    patterns = [name for _, named, _ in rows for name in re.findall(r"`([^` ]+)`", named)]
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."]
+    files = subprocess.run(listed, cwd=INFRA, capture_output=True, text=True, check=True).stdout.split()
+    unnamed = [file for file in files if not any(fnmatch(file, pattern) for pattern in patterns)]
+    assert unnamed == ["README.md"]
+    assert [pattern for pattern in patterns if not any(fnmatch(file, pattern) for file in files)] == []
+    assert all(what and run for what, _, run in rows)

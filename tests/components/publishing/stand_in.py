@@ -34,6 +34,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)  # large files, by their sha256
     fail: dict[str, int] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)  # files that a .gitignore of the repository leaves out
     asked: list[str] = field(default_factory=list)  # method and path of every request
 
     def put(self, sha256: str, content: bytes) -> None:
@@ -172,7 +173,8 @@ def _preupload(asked: Asked, repo: str, revision: str) -> Any:
             git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             oid = hashlib.sha256(content).hexdigest() if large else git
         mode = "lfs" if large else "regular"
-        answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        ignored = file["path"] in asked.hub.ignored
+        answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": ignored, "oid": oid})
     return {"files": answers}
 
 

@@ -59,6 +59,12 @@ def test_a_branch_is_made_and_main_stays(hub: Hub, model: Path) -> None:
     assert set(branches["step-50"]) == {*contents(model), "README.md"}
 
 
+def test_what_a_repository_leaves_out_is_told(hub: Hub, model: Path) -> None:
+    hub.ignored = {"config.json"}
+    with pytest.raises(UserError, match=r"me/skills did not take config\.json, as a \.gitignore in it may say"):
+        pushed(model)
+
+
 def test_what_is_public_gets_nothing_without_being_told_so(hub: Hub, model: Path) -> None:
     pushed(model, public=True)
     assert not hub.repositories[REPO].private

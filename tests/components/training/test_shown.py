@@ -3,7 +3,7 @@
 from components.data.example import Example
 from components.evaluation.evaluate import score
 from components.rollout.engine import Rollout
-from components.training.shown import LONGEST, PROBLEMS, places_shown, shown
+from components.training.shown import LONGEST, PROBLEMS, as_text, places_shown
 
 
 def example(number: int, kind: str = "") -> Example:
@@ -27,11 +27,11 @@ class Reading:
 
 def test_the_first_right_and_the_first_wrong_one() -> None:
     rollouts = [Rollout((), (number,) * length, (), (), "stop", 0) for number, length in ((0, 2), (1, 9999), (2, 1))]
-    found = shown(Reading(), example(1), score(example(1), ["3", "7", "4"], "jsonl"), rollouts)  # type: ignore[arg-type]
+    found = as_text(Reading(), example(1), score(example(1), ["3", "7", "4"], "jsonl"), rollouts)  # type: ignore[arg-type]
     assert found["share"] == 1 / 3
     assert found["wrong"] == ["xx", "3"]
     rationale, answer = found["right"]
     assert answer == "7"
     assert len(rationale) == LONGEST + len(" […] ")
-    only = shown(Reading(), example(1), score(example(1), ["7"], "jsonl"), rollouts[:1])  # type: ignore[arg-type]
+    only = as_text(Reading(), example(1), score(example(1), ["7"], "jsonl"), rollouts[:1])  # type: ignore[arg-type]
     assert only["wrong"] is None
