@@ -125,7 +125,7 @@ def capacity(policy: PreTrainedModel, settings: Settings, *, processes: int, dev
     micro_batch = min(read, max(train.micro_batch_tokens, prompt + row))
     vllm = _vllm(settings, whole, device_bytes, gpu=gpu)
     awake = vllm if rollout.placement == "sleeping" else 0
-    copy = whole if rollout.engine == "transformers" and train.zero_stage == 3 else 0
+    copy = whole if rollout.engine != "vllm" and train.zero_stage == 3 else 0
     device, host = _offloaded(held, train, policy.dtype.itemsize) if train.offload else (held, 0)
     phases = [
         Phase("sampling", awake or _sampling(policy, settings, prompt, groups)),

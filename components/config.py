@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,28 +20,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from components.errors import UserError
+from components.methods import Method
 from components.objective.commitment import Commitment, Course
 from components.settings_file import NO_TEXT, first_sentence, read_settings
-
-
-class Method(StrEnum):
-    """The estimators, by the names used in arm names, MLflow tags and reports."""
-
-    GRPO = "grpo"
-    DR_GRPO = "dr-grpo"
-    RLOO = "rloo"
-    MAXRL = "maxrl"
-    STAR = "star"
-    GARL = "garl"
-    GARL_PLUGIN = "garl-plugin"
-    GARL_DEBIASED = "garl-debiased"
-    GARL_SCORE = "garl-score"  # without the gradient of the answer
-    PAFT = "paft"
-    GARL_PAFT = "garl-paft"  # GARL, then PAFT from where training turns unstable
-
-
-# They learn from the rewards of sampled answers and have no commitment; all others score the gold answer.
-OF_REWARDS = frozenset({Method.GRPO, Method.DR_GRPO, Method.RLOO, Method.MAXRL, Method.STAR})
 
 # Published methods that are one point of the continuum (method.md of the paper's Section on special cases).
 SPECIAL_CASES = {
@@ -80,7 +60,7 @@ class Arm(BaseModel):
             known = ", ".join([*methods, *SPECIAL_CASES])
             raise UserError(f"arm '{name}' names no known method; write METHOD-qQ (garl-q0.75) with one of: {known}.")
         method = Method(match["method"])
-        if method in OF_REWARDS:
+        if method.learns_from == "reward":
             if match["q"] is not None:
                 raise UserError(f"arm '{name}': {method} has no commitment q; write plain '{method}'.")
             return cls(method=method, commitment=None)
@@ -122,7 +102,7 @@ class Arm(BaseModel):
     @property
     def samples_answers(self) -> bool:
         """Whether training needs sampled answers or only rationales, whose gold answer is scored."""
-        return self.method in OF_REWARDS
+        return self.method.learns_from == "reward"
 
 
 def _arm_name(name: str) -> str:
@@ -694,10 +674,8 @@ def check_group_size(arm: Arm, group_size: int, baseline: bool) -> None:
     Raises:
         ValueError: the estimator compares a rollout with the others of its group, and there are none.
     """
-    always = (OF_REWARDS - {Method.STAR}) | {Method.GARL_DEBIASED}
-    with_baseline = {Method.GARL, Method.GARL_SCORE, Method.GARL_PAFT}
     each = arm.commitment is not None and arm.commitment.course is Course.EACH
-    compares = arm.method in always or each or (arm.method in with_baseline and baseline)
+    compares = each or arm.method.pairs == "always" or (arm.method.pairs == "baseline" and baseline)
     if compares and group_size < 2:
         raise ValueError(
             f"rollout.group_size = 1, but arm '{arm.name}' compares each rollout with the others of its group;"

@@ -12,9 +12,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from components.config import Arm, Method
+from components.config import Arm
 from components.errors import UserError
 from components.evaluation.metrics import Estimate, Values, finite
+from components.methods import Method
 from components.objective.commitment import ATTENUATION
 
 ESCAPED = math.log(ATTENUATION)  # log P from which on an example counts as escaped

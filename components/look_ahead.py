@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.config import Arm, Method, Settings
+from components.config import Arm, Settings
 from components.data.example import Example
 from components.data.split_files import example, load_split
 from components.errors import UserError
 from components.evaluation.metrics import Values, bootstrap, finite
 from components.forecast import Forecast, Gradient, escape_times, half_escape
+from components.methods import Method
 from components.objective.estimators import amplification_bias
 from components.policy.model import Codec, load_tokenizer
 from components.probe import grpo_signal, log_success

@@ -18,8 +18,9 @@ from docs import pictures, reference  # noqa: E402  (found by the line above)
 project, author = "Thaw", "The Thaw maintainers"
 root_doc = "README"
 include_patterns = [
-    "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "infra/README.md", "studies/README.md",
-    "studies/*/table.md", "benchmarks/README.md", "requirements/README.md", "components/evaluation/README.md",
+    "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/extend/*.md", "infra/README.md",
+    "studies/README.md", "studies/*/table.md", "benchmarks/README.md", "requirements/README.md",
+    "components/evaluation/README.md",
 ]  # fmt: skip
 exclude_patterns = ["build", "experiments", "runs", "raw", "team", "data", "mlartifacts", "node_modules", "**/.*"]
 
@@ -50,6 +51,7 @@ CONTENTS = {
     "Look up": ["docs/commands", "docs/settings", "docs/estimators", "docs/results", "docs/troubleshooting"],
     "Run": ["docs/operate", "infra/README", "components/evaluation/README"],
     "Evidence": ["studies/README", "benchmarks/README", "docs/decisions"],
+    "Extend": ["docs/built", *(f"docs/extend/{name}" for name in ("estimator", "data-set", "engine", "chart"))],
     "Inside": ["CONTRIBUTING", "CHANGELOG", "SECURITY", "requirements/README"],
 }
 TITLES = {"infra/README": "Servers and clusters"}  # in the table of contents, where it is not the page's own

@@ -12,7 +12,6 @@ from matplotlib.axis import Axis
 
 from components.config import Arm
 from components.report import drawing
-from components.report.arms import MARKERS
 from studies.study import Study
 from studies.tables import Row, by_arm, forecast_of, in_sweep, maj_of, median_step, start
 
@@ -33,7 +32,7 @@ def learned(study: Study, rows: Sequence[Row], tints: Mapping[str, str]) -> dict
         top = 0.0
         for (arm, runs), height in zip(arms, heights, strict=True):
             middle, value = top + height / 2, median(run[maj] for run in runs)
-            marker = "|" if arm == "base" else MARKERS[Arm.parse(arm).method]
+            marker = "|" if arm == "base" else Arm.parse(arm).method.marker
             for number, run in enumerate(runs):
                 y = middle + SPACING * (number - (len(runs) - 1) / 2)
                 axes.plot(run[maj], y, marker, color=tints[arm], markersize=4, clip_on=False)
@@ -62,7 +61,7 @@ def forecasts(study: Study, rows: Sequence[Row], tints: Mapping[str, str]) -> di
         axes.fill_between(line, line / 2, 2 * line, color=drawing.GRID, alpha=0.6, linewidth=0)
         for arm, runs in arms:
             x, y = (never if math.isinf(step) else max(1.0, step) for step in (forecast_of(runs), median_step(runs)))
-            axes.plot(x, y, MARKERS[Arm.parse(arm).method], color=tints[arm], markersize=6, clip_on=False)
+            axes.plot(x, y, Arm.parse(arm).method.marker, color=tints[arm], markersize=6, clip_on=False)
             place, side = ((-5, 4), "right") if x == never else ((5, 4), "left")
             axes.annotate(arm, (x, y), place, textcoords="offset points", ha=side, fontsize=7, color=drawing.FAINT)
         for axis in (axes.xaxis, axes.yaxis):
@@ -82,7 +81,7 @@ def slopes(study: Study, rows: Sequence[Row], tints: Mapping[str, str]) -> dict[
     axes = _log_axes(2 * max(starts), min(starts) / 30, 0.7 * min(steps), 1.5 * max(steps))
     for arm, members in by_arm(runs):
         p0, taken = np.array([(start(run), run["escape_step"]) for run in members], dtype=float).T
-        axes.plot(p0, taken, MARKERS[Arm.parse(arm).method], color=tints[arm], markersize=4, alpha=0.8)
+        axes.plot(p0, taken, Arm.parse(arm).method.marker, color=tints[arm], markersize=4, alpha=0.8)
         if len(set(p0)) > 1:
             slope, level = np.polyfit(np.log(p0), np.log(taken), 1)
             ends = np.array([p0.max(), p0.min()])

@@ -14,6 +14,7 @@ GROUND_FLOOR = [
     "components/addresses.py",
     "components/policy/markers.py",
     "components/config.py",
+    "components/methods.py",
     "components/settings_file.py",
     "components/objective",
     "components/data/example.py",

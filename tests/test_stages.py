@@ -22,6 +22,7 @@ OF_NO_STAGE = {
     "components/errors.py": "what ends a stage, which has made nothing then",
     "components/job.py": "what is said meanwhile to others",
     "components/links.py": "one file on the disk under several names, and which folders are refused",
+    "components/methods.py": "names, and how charts tell them apart; what is trained is a param",
     "components/names.py": "which names are refused",
     "components/progress.py": "what is said meanwhile",
 }

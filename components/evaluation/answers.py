@@ -74,14 +74,9 @@ def normalize(text: str, task: str) -> str:
     Raises:
         ValueError: the task is unknown.
     """
-    match task:
-        case "hotpotqa" | "musique":
-            return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
-        case "finqa":
-            return _normalize_financial(text)
-        case "skills" | "jsonl":
-            return text.strip().casefold()
-    raise ValueError(f"no answers are normalised for task {task!r}")
+    if task not in NORMALIZED:
+        raise ValueError(f"no answers are normalised for task {task!r}")
+    return NORMALIZED[task](text)
 
 
 def same_value(sampled: str, answers: Sequence[str]) -> bool:
@@ -105,6 +100,10 @@ def _plain(text: str) -> str:
     return text.strip().casefold()
 
 
+def _normalize_words(text: str) -> str:
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
 def _normalize_financial(text: str) -> str:
     text = text.lower().translate(MINUS)
     tail = TAIL.match(text[::-1])
@@ -112,6 +111,15 @@ def _normalize_financial(text: str) -> str:
     text = THOUSANDS.sub("", CURRENCY.sub(" ", text))
     text = PERCENT.sub("%", SIGN.sub(r"\1\2", text.strip()))
     return " ".join(text.split())
+
+
+NORMALIZED: dict[str, Callable[[str], str]] = {
+    "skills": _plain,
+    "jsonl": _plain,
+    "finqa": _normalize_financial,
+    "hotpotqa": _normalize_words,
+    "musique": _normalize_words,
+}
 
 
 def _same_value(sampled: str, answer: str) -> bool:

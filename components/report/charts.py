@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.evaluation.metrics import Estimate, Values
-from components.report.arms import MARKERS
 from components.report.drawing import (
     FAINT,
     INK,
@@ -82,7 +81,7 @@ def maj_at_k(results: Results) -> Chart:
         for number, run in enumerate(item.runs):
             y, found = middle + spacing * (number - (len(item.runs) - 1) / 2), run.figures.maj_at_k
             axes.plot([found.low, found.high], [y, y], color=tint, linewidth=1.4, alpha=0.6, clip_on=False)
-            axes.plot(found.value, y, MARKERS[item.arm.method], color=tint, markersize=5, clip_on=False)
+            axes.plot(found.value, y, item.arm.method.marker, color=tint, markersize=5, clip_on=False)
         value = item.figures.maj_at_k.value
         if len(item.runs) > 1:
             axes.plot([value] * 2, [top + 2, top + height - 2], color=INK, linewidth=1.3, clip_on=False)
@@ -138,7 +137,7 @@ def curves(
     medians: dict[int, Line] = {}
     for label, (item, lines) in found.items():
         shown = [(steps, np.maximum(line, floor) if floor else line) for steps, line in lines if len(steps)]
-        style: dict[str, Any] = {"color": colour(results, item), "marker": MARKERS[item.arm.method]}
+        style: dict[str, Any] = {"color": colour(results, item), "marker": item.arm.method.marker}
         for steps, line in shown if len(shown) > 1 else []:
             _draw(axes, steps, line, floor, linewidth=0.7, markersize=2, alpha=0.35, **style)
         if shown:

@@ -6,7 +6,8 @@ p@16 and maj@16; of a warm start maj@16 alone.
 
 from dataclasses import dataclass
 
-from components.config import Arm, Method
+from components.config import Arm
+from components.methods import Method
 from components.report.results import ArmResults, Results
 
 Place = tuple[str, float | None]  # a method of the paper, and its q

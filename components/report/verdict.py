@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
-from components.config import Method
-from components.report.arms import METHOD_NAMES
+from components.methods import Method
 from components.report.numbers import interval, percent
 from components.report.results import LEARNED, ArmResults, Figures, Results, by_kind
 
@@ -137,7 +136,7 @@ def named(arms: Sequence[ArmResults]) -> str:
     groups = []
     for method, members in groupby(by_method, key=lambda item: item.arm.method):
         qs = [item.arm.q_text for item in members if item.arm.q_text]
-        groups.append(METHOD_NAMES[method] + (f" at q = {_listed(qs)}" if qs else ""))
+        groups.append(method.label + (f" at q = {_listed(qs)}" if qs else ""))
     return ", and ".join([", ".join(groups[:-1]), groups[-1]]) if len(groups) > 2 else " and ".join(groups)
 
 

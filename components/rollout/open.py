@@ -2,23 +2,31 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from components.config import Settings
+from components.config import RolloutSettings, Settings
 from components.policy.markers import Markers
 from components.policy.model import device, load_model
 from components.rollout.engine import Alone, Peers, RolloutEngine
 from components.rollout.transformers_engine import TransformersEngine
 
+# Engines that sample from a model of this process, by rollout.engine; the others load the model's folder themselves.
+IN_PROCESS: dict[str, Callable[[PreTrainedModel, Markers, RolloutSettings], RolloutEngine]] = {
+    "transformers": lambda model, markers, rollout: TransformersEngine(
+        model, markers, batch_rollouts=rollout.batch_rollouts, timeout_seconds=rollout.timeout_seconds
+    ),
+}
+
 
 def sampled_model(settings: Settings, folder: Path, own: PreTrainedModel | None = None) -> PreTrainedModel | None:
-    """What the Transformers engine samples from: a whole model of the caller's own, or the one in the folder.
+    """What an engine of this process samples from: a whole model of the caller's own, or the one in the folder.
 
-    None for other engines, which load the folder themselves.
+    None for engines that load the folder themselves.
     """
-    if settings.rollout.engine != "transformers":
+    if settings.rollout.engine not in IN_PROCESS:
         return None
     return own or load_model(folder, dtype=settings.model.dtype).to(device())
 
@@ -28,7 +36,7 @@ def open_engine(
 ) -> RolloutEngine:
     """The engine of rollout.engine for a policy that was loaded from `folder`; use it as a context manager.
 
-    The Transformers engine samples from `policy` itself; vLLM needs none: it loads the folder and takes new weights by
+    Engines of this process sample from `policy` itself; vLLM needs none: it loads the folder and takes new weights by
     load_weights.
 
     peers: the processes that open one at the same time, where there are several; servers are shared by all of them.
@@ -37,11 +45,9 @@ def open_engine(
         UserError: the engine cannot be started.
     """
     rollout = settings.rollout
-    if rollout.engine == "transformers":
+    if rollout.engine in IN_PROCESS:
         assert policy is not None
-        return TransformersEngine(
-            policy, markers, batch_rollouts=rollout.batch_rollouts, timeout_seconds=rollout.timeout_seconds
-        )
+        return IN_PROCESS[rollout.engine](policy, markers, rollout)
     if not rollout.served:
         from components.rollout.vllm_engine import VllmEngine
 

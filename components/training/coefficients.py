@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from components.config import Arm, Method, TrainSettings
+from components.config import Arm, TrainSettings
+from components.methods import Method
 from components.objective import estimators, rewards
 from components.objective.estimators import Coefficients
 from components.training.turn import Turn
@@ -27,15 +28,23 @@ def by_weights(turn: Turn, log_w: Tensor, *, arm: Arm, settings: TrainSettings, 
 
     draws: what PAFT draws its rationales by.
     """
-    method, q = turn.method, turn.q
-    baseline = settings.baseline and method is not Method.GARL_PLUGIN
-    if q is None:
-        found = estimators.garl_each(log_w, baseline=baseline, normalize=False)
-    elif method is Method.PAFT:
-        found = estimators.paft(log_w, q, normalize=False, generator=draws)
-    else:
-        debias = method is Method.GARL_DEBIASED
-        found = estimators.garl(log_w, q, baseline=baseline, debias=debias, normalize=False)
+    found = _unscaled(turn, log_w, settings.baseline, draws)
     # M^q would change the size of the step whenever q moves: there M it is, as at q = 1.
     power = 1.0 if arm.q is None else arm.q
     return found.scaled(log_w.shape[-1] ** -power) if settings.normalize else found
+
+
+def _unscaled(turn: Turn, log_w: Tensor, baseline: bool, draws: torch.Generator) -> Coefficients:
+    """What the estimator of the turn says, without the division by M^q."""
+    if turn.q is None:
+        return estimators.garl_each(log_w, baseline=baseline, normalize=False)
+    match turn.method:
+        case Method.GARL | Method.GARL_SCORE:
+            return estimators.garl(log_w, turn.q, baseline=baseline, normalize=False)
+        case Method.GARL_PLUGIN:
+            return estimators.garl(log_w, turn.q, baseline=False, normalize=False)
+        case Method.GARL_DEBIASED:
+            return estimators.garl(log_w, turn.q, baseline=baseline, debias=True, normalize=False)
+        case Method.PAFT:
+            return estimators.paft(log_w, turn.q, normalize=False, generator=draws)
+    raise ValueError(f"{turn.method} has no estimator by likelihood")

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.config import Arm, Method, Settings, TrainSettings
+from components.config import Arm, Settings, TrainSettings
 from components.errors import UserError
+from components.methods import Method
 from components.objective import estimators, importance
 from components.objective.estimators import Coefficients
 from components.policy.logprobs import Row, RowBatch, Scorer, sequence_logprobs

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.config import Arm, Method
+from components.config import Arm
+from components.methods import Method
 from components.objective.commitment import ATTENUATION, Course, follow, running_mean
 
 # Columns of curves.csv: the mean P, this step's q, the running mean of log P in nats, and 0 for GARL or 1 for PAFT.

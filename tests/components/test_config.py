@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from components.config import OF_REWARDS, Arm, Method, load_settings
+from components.config import Arm, load_settings
 from components.errors import UserError
+from components.methods import Method
 from components.objective.commitment import Course
 from tests.conftest import PROJECT
 
@@ -82,7 +83,7 @@ def test_a_commitment_is_a_number_where_it_is_one(name: str, course: Course, tex
 
 @pytest.mark.parametrize("method", Method)
 def test_an_arm_has_a_commitment_or_learns_from_rewards_of_sampled_answers(method: Method):
-    if method in OF_REWARDS:
+    if method.learns_from == "reward":
         arm = Arm.parse(method.value)
         assert arm.samples_answers
         assert (arm.commitment, arm.q, arm.q_text, arm.q_recorded) == (None, None, None, None)

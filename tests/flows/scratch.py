@@ -62,7 +62,8 @@ class Scratch:
             if (source := PROJECT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, folder / name)
-        scratch.change(*settings)
+        if settings:  # else params.yaml keeps its comments
+            scratch.change(*settings)
         scratch.commit()
         scratch.run("dvc", "pull", "--quiet", "data.dvc")
         return scratch

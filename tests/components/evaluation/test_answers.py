@@ -5,12 +5,15 @@ import re
 import string
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from components.data import finqa, hotpotqa, musique
+from components.config import TaskSettings
+from components.data import finqa, hotpotqa, musique, raw_files
 from components.data.example import Loaded
-from components.evaluation.answers import exact, exact_match, is_correct, normalize, same_value
+from components.data.templates import FOLDER
+from components.evaluation.answers import NORMALIZED, exact, exact_match, is_correct, normalize, same_value
 from tests.conftest import PROJECT
 
 TASKS = ("finqa", "hotpotqa", "musique", "skills", "jsonl")
@@ -224,6 +227,13 @@ def test_every_gold_answer_and_alias_of_the_real_samples_is_right(
         assert all(exact(answer, example.answers, task) for answer in example.answers)
         assert task != "finqa" or same_value(example.answers[0], example.answers)
         assert not is_correct("", example.answers, task)
+
+
+def test_every_data_set_is_named_read_normalised_and_prompted() -> None:
+    named = get_args(TaskSettings.model_fields["name"].annotation)
+    assert set(named) == set(raw_files.TASKS) == set(NORMALIZED)
+    templates = {path.name.removesuffix("-warm.txt") for path in FOLDER.glob("*-warm.txt")}
+    assert templates == set(named) - {"skills"}  # which has the same prompts in every start
 
 
 # The table that users read

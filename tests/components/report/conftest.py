@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.config import Arm, Method
+from components.config import Arm
 from components.evaluation.metrics import bootstrap, majority, pass_at_k
 from components.forecast import Forecast, Gradient, escape_times, half_escape, write
+from components.methods import Method
 
 # When an arm leaves the cold start, as a share of its steps, and how much of the task it then solves.
 ESCAPES = {0.75: (0.55, 0.72), 1.0: (0.2, 0.93)}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.config import OF_REWARDS, Arm, Method, TrainSettings
+from components.config import Arm, TrainSettings
+from components.methods import Method
 from components.randomness import generator
 from components.rollout.engine import Rollout
 from components.training.batches import Group, GroupSlice
@@ -53,7 +54,7 @@ def make_groups(
         prompt = ids(random, prompt_length)
         gold = ids(random, 2)
         rollouts = [rollout(random, prompt, max(1, longest - m), m % 3 + 1, forced=int(m == 0)) for m in range(M)]
-        if arm in set(OF_REWARDS):
+        if arm in [method for method in Method if method.learns_from == "reward"]:
             reward = [1.0, *torch.randint(2, (M - 2,), generator=random).tolist(), 0.0]
             answers = [item.answer_ids for item in rollouts]
             groups.append(Group(prompt, rollouts, answers, [float(r) for r in reward], name, place))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from components.config import Arm, Method
+from components.config import Arm
+from components.methods import Method
 from components.policy.logprobs import Scorer
 from components.training.batches import GroupSlice
 from components.training.trainer import Trainer

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from components.config import Arm, Method
+from components.config import Arm
+from components.methods import Method
 from components.objective.commitment import ATTENUATION, adaptive
 from components.training.turn import CHANCE, FALLEN, WINDOW, Turn
 
