@@ -8,7 +8,9 @@ version and compared whenever they are fetched. A build keeps some of them in DV
 says how many); on one disk the weights are one file under all their names, see `components/links.py`.
 """
 
+import atexit
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -222,14 +224,14 @@ class Registry:
 
         reference: as for `find`.
         folder: where to put the files; missing or empty. Without it, a store on this machine gives its own folder,
-            which is to be read only, and a server a new temporary one, which is the caller's to remove.
+            which is to be read only, and a server a new temporary one, which ends with this process.
 
         Raises:
             UserError: there is no such version, its files are gone, or the folder is in use.
         """
         version = self.find(reference)
         if folder is None:
-            return files_of(self.store, version, None)
+            return files_of(self.store, version, _temporary())
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty; name a new folder for the files of {reference}.")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -281,3 +283,10 @@ class Registry:
 
 def _evaluation_path(version: Version, test_set: str) -> str:
     return f"evaluations/{version.name}-{version.version}/{test_set}"
+
+
+def _temporary() -> Path:
+    """A new folder that ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="thaw-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -53,15 +53,15 @@ def log_model(store: Store, folder: Path, name: str, run_id: str, tags: Mapping[
     return call(client.finalize_logged_model, model.model_id, "READY")
 
 
-def files_of(store: Store, version: Version, destination: Path | None) -> Path:
-    """The store's own folder where it is on this machine, else `destination` (None: a new temporary one).
+def files_of(store: Store, version: Version, destination: Path) -> Path:
+    """The store's own folder where it is on this machine, else `destination`.
 
     Raises:
         UserError: the files are gone, or are not those that were stored.
     """
     client, call = store.client, store.call
     source = call(client.get_model_version_download_uri, version.name, str(version.version))
-    place = None if destination is None or is_local_uri(source) else str(destination)
+    place = None if is_local_uri(source) else str(destination)
     try:
         folder = Path(call(download_artifacts, source, dst_path=place, tracking_uri=store.uri))
         if not any(folder.iterdir()):

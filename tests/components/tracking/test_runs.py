@@ -20,6 +20,7 @@ import requests
 from components.errors import UserError
 from components.tracking.lineage import Lineage
 from components.tracking.runs import Tracker, connect, flat
+from tests.conftest import PROJECT
 
 
 def history(tracker: Tracker, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -227,6 +228,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+FETCH = """
+import sys
+from pathlib import Path
+from components.tracking.runs import connect
+folder = connect(Path(sys.argv[1])).registry.download("thaw-skills@best")
+print(folder, *(folder / "model.safetensors").read_bytes()[:1])
+"""
+
+
 class Server:
     """A real `mlflow server` on a free port of the loopback interface."""
 
@@ -275,6 +285,11 @@ def test_a_server_that_goes_away_for_a_while_loses_no_metric(
             tracker.registry.set_alias("thaw-skills", "best", version.version)
             files = tracker.registry.download("thaw-skills@best")
             assert (files / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+            fetched = [sys.executable, "-c", FETCH, str(tmp_path)]
+            environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+            told = subprocess.run(fetched, env=environment, check=True, capture_output=True, text=True)
+            assert Path(told.stdout.split()[0]) != files
+            assert not Path(told.stdout.split()[0]).exists(), "what was fetched for a while is still there"
             for step in range(60):
                 start = time.monotonic()
                 run.metrics(step, {"loss": float(step)})
