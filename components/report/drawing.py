@@ -65,6 +65,7 @@ def new_axes(
 
 
 def above(axes: Axes, x: float, text: str, *, lift: float = 4, color: str = INK, leftwards: bool) -> None:
+    """Write a text over the axes, `lift` points above them, that ends or begins at x."""
     axes.annotate(
         text,
         xy=(x, 1),
@@ -93,6 +94,7 @@ def log_floor(values: Values) -> tuple[float, bool] | None:
 
 
 def log_axis(axes: Axes, floor: float, zero: bool, highest: float) -> None:
+    """A y axis in powers of ten from `floor`, which is labelled 0 where it stands for zero, to above `highest`."""
     axes.set_yscale("log")
     axes.set_ylim(floor, max(10 * floor, 10.0 ** math.ceil(math.log10(highest))))
     axes.yaxis.set_major_locator(ticker.LogLocator(numticks=8))
@@ -103,11 +105,13 @@ def log_axis(axes: Axes, floor: float, zero: bool, highest: float) -> None:
 
 
 def percent_axis(axis: Axis, limit: float) -> None:
+    """Label fractions of 1 up to `limit` as percent."""
     axis.set_major_locator(ticker.MaxNLocator(5))
     axis.set_major_formatter(ticker.PercentFormatter(1, decimals=0 if limit >= 0.1 else 1))
 
 
 def nice_limit(highest: float) -> float:
+    """Where an axis of fractions of 1 ends: a tenth above the highest of them, at most 1."""
     return min(1.0, max(0.1, math.ceil(11 * highest) / 10))
 
 

@@ -8,10 +8,12 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(value: float) -> str:
+    """A fraction of 1: 12.3%."""
     return f"{100 * value:.1f}%"
 
 
 def interval(estimate: Estimate) -> str:
+    """The 95% interval of a fraction of 1, in percent: [10.1, 14.2]."""
     return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 

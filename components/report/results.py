@@ -70,6 +70,7 @@ class Samples:
 
     @property
     def accuracy(self) -> float:
+        """The share of the answers that are right."""
         return sum(self.correct) / len(self.correct)
 
 
@@ -104,6 +105,7 @@ class KindFigures:
 
     @property
     def learned(self) -> bool:
+        """Whether the majority is right on at least half of its problems."""
         return self.maj_at_k >= LEARNED
 
 
@@ -179,16 +181,20 @@ class Run:
 
 @dataclass(frozen=True)
 class ArmResults:
+    """An arm and its runs, one a seed."""
+
     name: str
     arm: Arm
     runs: list[Run]
 
     @property
     def label(self) -> str:
+        """The arm as tables and charts call it."""
         return label_of(self.arm)
 
     @property
     def figures(self) -> Figures:
+        """Medians over its seeds."""
         return Figures.median([run.figures for run in self.runs])
 
 
@@ -215,6 +221,7 @@ class Results:
 
     @property
     def base_kinds(self) -> dict[str, KindFigures]:
+        """The base model's figures on each kind of problem."""
         return by_kind(self.base_samples, self.kinds)
 
     def kinds_of(self, item: ArmResults) -> dict[str, KindFigures]:

@@ -205,6 +205,7 @@ def downloads(results: Results, charts: "Mapping[str, Chart]") -> list[Download]
 
 
 def results_json(results: Results) -> str:
+    """The text of results.json: every run's figures."""
     return json.dumps(results.rows(), indent=1, allow_nan=False) + "\n"
 
 

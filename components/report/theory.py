@@ -106,6 +106,7 @@ def _row(log_p0: float, q: float, noise: float) -> Row:
 
 
 def title(theory: Theory) -> str:
+    """What the page shows, in a sentence."""
     slow, fast = theory.rows[0], theory.rows[-1]
     if slow is fast:
         return f"From P = {scientific(theory.p0)}, q = {slow.q:g} escapes after {scientific(slow.escape)} units of time"
@@ -178,6 +179,7 @@ def tables(theory: Theory) -> dict[str, Table]:
 
 
 def duration(time: float) -> str:
+    """A time in the theory's unit; an infinite one is never."""
     return NEVER if math.isinf(time) else scientific(time)
 
 

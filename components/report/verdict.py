@@ -33,6 +33,8 @@ GOOD = (Verdict.ESCAPED, Verdict.IMPROVED)
 
 @dataclass(frozen=True)
 class Headline:
+    """What a sweep showed: in a line, and in a few sentences."""
+
     title: str
     sentences: list[str]
 
@@ -50,6 +52,7 @@ def verdict(figures: Figures, base: Figures, start: str) -> Verdict:
 
 
 def verdicts(arm: ArmResults, results: Results) -> list[Verdict]:
+    """Judge every seed of an arm."""
     return [verdict(run.figures, results.base, results.start) for run in arm.runs]
 
 
@@ -141,6 +144,7 @@ def named(arms: Sequence[ArmResults]) -> str:
 
 
 def steps(results: Results) -> str:
+    """How many steps the runs took, in words."""
     found = sorted({run.steps for arm in results.arms for run in arm.runs})
     count = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
     return f"{count} step{'s' if found[-1] > 1 else ''}"
