@@ -2,41 +2,30 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from tests.debian import program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 
-def chromium() -> str:
-    """The program, which is installed where that is possible."""
-    if (found := _installed()) is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-            subprocess.run(["apt-get", "-qq", *command], check=False, env=environment, stdout=subprocess.DEVNULL)
-        found = _installed()
-    if found is None:
-        pytest.skip("needs Chromium (Debian: apt-get install chromium), which is not installed here")
-    return found
-
-
-def _installed() -> str | None:
-    return shutil.which("chromium") or shutil.which("google-chrome")
+def _chromium() -> Path | None:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    return Path(found) if found else None
 
 
 @contextmanager
 def started() -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
-    program = chromium()
+    chromium = program(_chromium, "chromium")
     options = ["--no-sandbox"] if os.geteuid() == 0 else []  # the sandbox refuses root
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=options)
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
         yield browser
         browser.close()
 

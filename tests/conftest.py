@@ -88,6 +88,18 @@ def qwen3() -> Path:
     return Path(TOKENIZERS) / "qwen3"
 
 
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the embedded model, untaught: one that Transformers loads."""
+    from components.policy.embedded import build_model, build_tokenizer
+    from components.policy.saving import save_policy
+
+    folder = tmp_path_factory.mktemp("models") / "embedded"
+    tokenizer = build_tokenizer()
+    save_policy(build_model(tokenizer, 0), tokenizer, folder)
+    return folder
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Models this small only wait for more of them."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-import pytest
+
+from tests.debian import program
 
 USER = "postgres"  # whom Debian's package makes; the server refuses to be run by root
 
@@ -72,15 +73,8 @@ class Postgres:
 
 
 def programs() -> Path:
-    """The folder of the server's programs, which are installed where that is possible."""
-    if (found := _installed()) is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", "postgresql"]):
-            subprocess.run(["apt-get", "-qq", *command], check=True, env=environment, stdout=subprocess.DEVNULL)
-        found = _installed()
-    if found is None:
-        pytest.skip("needs PostgreSQL's server (Debian: apt-get install postgresql), which is not installed here")
-    return found
+    """The folder of the server's programs."""
+    return program(_installed, "postgresql")
 
 
 def _installed() -> Path | None:

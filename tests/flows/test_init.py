@@ -23,18 +23,6 @@ def settings(*changes: str) -> list[str]:
     return [part for change in changes for part in ("--set", change)]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model untaught, as a stranger's folder."""
-    from components.policy.embedded import build_model, build_tokenizer
-    from components.policy.saving import save_policy
-
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tokenizer = build_tokenizer()
-    save_policy(build_model(tokenizer, 0), tokenizer, folder)
-    return folder
-
-
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
     """A folder with a file of questions, and no project anywhere around."""
@@ -48,8 +36,8 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_it_writes_a_project_from_flags_alone(thaw: Thaw, desk: Path, model: Path):
-    said = thaw(desk, "init", "mine", "--data", "own.jsonl", *FLAGS, "--model", str(model), *settings(*SHORT))
+def test_it_writes_a_project_from_flags_alone(thaw: Thaw, desk: Path, embedded: Path):
+    said = thaw(desk, "init", "mine", "--data", "own.jsonl", *FLAGS, "--model", str(embedded), *settings(*SHORT))
     assert said.status == 0, said.err
     assert "own.jsonl: 40 questions, 1 left out: broken JSON, 1 left out: no answer, 1 left out: repeated" in said.out
     assert "train: 32 examples of 36" in said.out
@@ -59,16 +47,16 @@ def test_it_writes_a_project_from_flags_alone(thaw: Thaw, desk: Path, model: Pat
     assert {"params.yaml", "dvc.yaml", "data/train.jsonl", "data/test.jsonl", ".dvc/config"} <= files(desk / "mine")
     found = load_settings(desk / "mine" / "params.yaml")
     assert (found.task.name, found.task.path, found.task.start) == ("jsonl", "data", "cold")
-    assert (found.model.name, found.train.steps, found.task.validation) == (str(model), 2, 4)
+    assert (found.model.name, found.train.steps, found.task.validation) == (str(embedded), 2, 4)
     assert found.rollout.answer_reserve == 10  # half of the rollout, the longest answer has seven tokens and ROOM
-    again = thaw(desk, "init", "mine", "--data", "own.jsonl", *FLAGS, "--model", str(model))
+    again = thaw(desk, "init", "mine", "--data", "own.jsonl", *FLAGS, "--model", str(embedded))
     assert (again.status, again.out) == (2, "")
     assert "mine/params.yaml exists and would be overwritten; name another folder" in again.err
 
 
 @pytest.mark.slow
-def test_what_it_wrote_is_probed_and_its_pipeline_is_known_to_dvc(thaw: Thaw, desk: Path, model: Path):
-    said = thaw(desk, "init", "mine", "--data", "own.jsonl", *FLAGS, "--model", str(model), *settings(*SHORT))
+def test_what_it_wrote_is_probed_and_its_pipeline_is_known_to_dvc(thaw: Thaw, desk: Path, embedded: Path):
+    said = thaw(desk, "init", "mine", "--data", "own.jsonl", *FLAGS, "--model", str(embedded), *settings(*SHORT))
     assert said.status == 0, said.err
 
     def run(*command: str) -> str:

@@ -16,18 +16,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield hub
 
 
-@pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that Transformers loads, as Thaw saves one."""
-    from components.policy.embedded import build_model, build_tokenizer
-    from components.policy.saving import save_policy
-
-    folder = tmp_path_factory.mktemp("models") / "embedded"
-    tokenizer = build_tokenizer()
-    save_policy(build_model(tokenizer, 0), tokenizer, folder)
-    return folder
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A folder with all that may be published: small files, and weights in two of them."""
