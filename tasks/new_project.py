@@ -11,10 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from components.config import Settings, load_settings, read_yaml
+from components.config import Settings, load_settings
 from components.errors import UserError
 from components.links import check_model
 from components.own_data import Columns, Table, doubts, hold_out, read_table, write_lines
+from components.settings_file import read_yaml
 from tasks.inputs import make_data
 from tasks.workspace import project_root
 

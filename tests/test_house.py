@@ -48,6 +48,29 @@ def test_imports_run_from_flows_to_tasks_to_components():
         assert used <= FLOORS[top] | {top}, f"{name} imports {used}"
 
 
+def test_what_is_imported_by_name_is_there():
+    """Pyright is not asked: it would complain about much of torch, transformers and DVC as well."""
+    known = modules()
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in known:
+                missing = {alias.name for alias in node.names} - bound(known[node.module])
+                assert not missing, f"{name} imports {missing} from {node.module}"
+
+
+def bound(path: Path) -> set[str]:
+    """The names that a module defines, assigns or imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
 def test_the_ground_floor_imports_no_other_room():
     for entry in GROUND_FLOOR:
         path = PROJECT / entry

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from components.config import load_settings, read_yaml
+from components.config import load_settings
 from components.schema import settings_schema
+from components.settings_file import read_yaml
 from components.settings_text import WIDTH, settings_text
 from tests.conftest import PROJECT
 
