@@ -130,8 +130,8 @@ def with_imports(files: set[Path], without: list[Path]) -> set[Path]:
 
 def code_of(stage: str) -> set[Path]:
     command = STAGES[stage]["cmd"].split()[1]
-    cli = PROJECT / "flows" / "cli.py"
-    file = cli if command in definitions(cli) else PROJECT / "flows" / f"{command}.py"
+    steps = PROJECT / "flows" / "steps.py"
+    file = steps if command in definitions(steps) else PROJECT / "flows" / f"{command}.py"
     left_out = set().union(*(names for dep, names in MADE_BEFORE.items() if dep in STAGES[stage]["deps"]))
     return reached(file, command, left_out, without(stage))
 
