@@ -37,11 +37,11 @@ class Sampler(TransformersEngine):
     samples = False
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Rollout]]:
-        type(self).samples = True
+        self.samples = True
         type(self).begun += not sampling.answers  # in training, not in validation
         weights = deepcopy(self.model)
         rollouts = super().generate(prompts, n, sampling)
-        type(self).samples = False
+        self.samples = False
         if not sampling.answers:
             self.noted.append((weights, rollouts))
         return rollouts
