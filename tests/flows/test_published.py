@@ -22,8 +22,9 @@ SETTINGS = [
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("start", ["cold", "warm"])
-@pytest.mark.parametrize("task", ["finqa", "hotpotqa", "musique"])
+@pytest.mark.parametrize(
+    ("task", "start"), [("finqa", "cold"), ("finqa", "warm"), ("hotpotqa", "cold"), ("musique", "warm")]
+)
 def test_a_published_data_set_goes_from_its_files_to_the_report(
     task: str, start: str, real_samples: Path, tmp_path: Path, thaw: Thaw
 ) -> None:

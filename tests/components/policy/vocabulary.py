@@ -1,4 +1,4 @@
-"""The peak memory of the log-probabilities of 4,096 tokens at Qwen3's vocabulary, and their gradients."""
+"""The peak memory of the log-probabilities of 1,024 tokens at Qwen3's vocabulary, and their gradients."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from components.policy.logprobs import Scorer
 
-TOKENS, VOCABULARY, WIDTH = 4096, 151_936, 16
+TOKENS, VOCABULARY, WIDTH = 1024, 151_936, 16
 
 
 def plain(policy: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
