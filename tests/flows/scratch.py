@@ -51,15 +51,18 @@ class Scratch:
     def clone(cls, folder: Path, prefect: Path, settings: Sequence[str] = SETTINGS) -> "Scratch":
         """The project's files as they are now, committed to a new git repository, with its data pulled.
 
-        What a build leaves in the project for git to take (dvc.lock, experiments/) is none of them.
+        What a build leaves in the project for git to take (dvc.lock, experiments/) is none of them, nor are projects
+        that `thaw init` has made in it.
         """
         scratch = cls(folder, prefect)
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *LEFT_BY_BUILDS],
             cwd=PROJECT, check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
-        for name in filter(None, listed.split("\0")):
-            if (source := PROJECT / name).is_file():
+        names = listed.split("\0")[:-1]
+        others = tuple(name.removesuffix("dvc.yaml") for name in names if name.endswith("/dvc.yaml"))
+        for name in names:
+            if (source := PROJECT / name).is_file() and not name.startswith(others):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, folder / name)
         if settings:  # else params.yaml keeps its comments
