@@ -1,6 +1,5 @@
 """`thaw status`: what goes on, how far it is, how long still, what waits, and what failed last."""
 
-import json
 import time
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.options import quiet_prefect
+from flows.output import AsJson, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ def status(
     folder: Annotated[
         Path | None, typer.Argument(help="A run's folder, or that of a build; by default the whole project.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All that is known, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what goes on in this project: sweeps, runs, servers; how far it is, how long still, what failed last.
 
@@ -39,7 +39,7 @@ def status(
 
     found = look(project_root(), folder)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        print_json(found)
         return
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for row in (row for row in found["work"] if row["state"] == "running"):

@@ -14,6 +14,7 @@ from components.config import Settings, load_settings
 
 if TYPE_CHECKING:
     from components.tracking.runs import Tracker
+    from tests.components.publishing.stand_in import Hub
     from tests.postgres import Postgres
 
 PROJECT = Path(__file__).parent.parent
@@ -86,6 +87,18 @@ def qwen3() -> Path:
     if not TOKENIZERS:
         pytest.skip("THAW_TOKENIZER does not name the folder of real tokenizers")
     return Path(TOKENIZERS) / "qwen3"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
+    """A stand-in where this process finds the hub; files go there as by git-lfs, for it has no Xet storage."""
+    from tests.components.publishing.stand_in import TOKEN, running
+
+    with running() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
 
 
 @pytest.fixture(scope="session")

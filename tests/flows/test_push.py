@@ -1,26 +1,16 @@
 """`thaw push` and `thaw card` of what a real sweep has left: its registry, its final folders."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from components.data.digest import dvc_md5
-from tests.components.publishing.stand_in import TOKEN, Hub, running
+from tests.components.publishing.stand_in import TOKEN, Hub
 from tests.flows.conftest import Swept, Thaw
 
 ARM = "garl-q0.75"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
 
 
 def reference(swept: Swept) -> str:

@@ -1,19 +1,6 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.components.publishing.stand_in import TOKEN, Hub, running
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The stand-in, where this process finds the hub; files go there as by git-lfs, for it has no Xet storage."""
-    with running() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
 
 
 @pytest.fixture
