@@ -4,9 +4,10 @@ So several stages can run side by side, and a later `dvc repro` finds nothing to
 lock for as long as a stage runs.
 """
 
+import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from components.errors import UserError
 from components.links import WEIGHTS
-from tasks.workspace import project_root
+from tasks.workspace import project_root, stage_note
 
 # It would announce every write of dvc.lock.
 logging.getLogger("dvc").setLevel(logging.WARNING)
@@ -59,7 +60,8 @@ class Build:
     def begin(self, name: str) -> StaleStage | None:
         """What to run for a stage; None where its outputs are up to date, or are now, from DVC's cache of runs.
 
-        As in `dvc repro`, the outputs of a stage that will run are removed first.
+        As in `dvc repro`, the outputs of a stage that will run are removed first; not those of a run from the same
+        inputs that was not recorded, for its flow died: the command goes on there, or finds that it had finished.
 
         Raises:
             UserError: a dependency of the stage does not exist, or dvc.yaml is broken.
@@ -73,13 +75,19 @@ class Build:
                 )
             if not stage.changed():
                 return None
+            [now] = load(name)  # another one: DVC's cache of runs looks for what a stage has not saved yet
+            now.save_deps()
+            stale = StaleStage(name, now.cmd, _inputs(now))
+            if self._begun(name) == stale.inputs:
+                return stale
             stage.remove_outs(ignore_remove=False, force=False)
             try:
                 stage.repo.stage_cache.restore(stage)
             except RunCacheNotFoundError:
-                stage.save_deps()
-                return StaleStage(name, stage.cmd, _inputs(stage))
+                self._note(name).write_text(json.dumps(stale.inputs), encoding="utf-8")
+                return stale
             _record(stage)
+            self._note(name).unlink(missing_ok=True)  # what it speaks of was removed
             return None
 
     def commit(self, built: StaleStage) -> None:
@@ -98,6 +106,16 @@ class Build:
                     f"{', '.join(changed)} changed while {built.name} ran; its result was not recorded, run again."
                 )
             _record(stage)
+            self._note(built.name).unlink(missing_ok=True)
+
+    def _begun(self, name: str) -> dict[str, Any] | None:
+        """The inputs of a stage that was begun here and has not been recorded."""
+        with suppress(FileNotFoundError, ValueError):  # half of a note is none
+            return json.loads(self._note(name).read_text(encoding="utf-8"))
+        return None
+
+    def _note(self, name: str) -> Path:
+        return Path(f"{stage_note(self.folder, name)}.begun")
 
     @contextmanager
     def _stages(self) -> Iterator[Any]:

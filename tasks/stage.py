@@ -29,7 +29,7 @@ from components.job import running_stage, stage_file, sweep_at_work
 from components.outlook import whole
 from tasks.build import Build, StaleStage
 from tasks.process import FlowEnded, Slots, Watch, programs_path
-from tasks.workspace import project_root
+from tasks.workspace import stage_note
 
 RETRY_SECONDS = 10  # between a failure and the next attempt
 REAP_SECONDS = 60  # for what was killed to be gone
@@ -122,9 +122,7 @@ def _held(folder: Path, name: str) -> Iterator[TextIO]:
     Yields a note for the id of the stage's process group. Every process of the group keeps it locked, so that a locked
     note names a living group, never another one that got the same id later.
     """
-    root = project_root(folder)
-    where = f"{folder.resolve().relative_to(root)}-{name}".replace("/", "-")
-    path = root / ".dvc" / "tmp" / f"thaw-stage-{where}"
+    path = stage_note(folder, name)
     with FileLock(f"{path}.lock"), path.open("a+", encoding="utf-8") as note:
         deadline = time.monotonic() + REAP_SECONDS
         while not _locked(note):

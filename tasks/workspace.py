@@ -24,6 +24,13 @@ def project_root(start: Path | None = None) -> Path:
     return next((folder for folder in (start, *start.parents) if (folder / ".dvc").is_dir()), start)
 
 
+def stage_note(folder: Path, stage: str) -> Path:
+    """Where something is noted about a stage of the build in a folder while it runs; add a suffix."""
+    root = project_root(folder)
+    where = f"{folder.resolve().relative_to(root)}-{stage}".replace("/", "-")
+    return root / ".dvc" / "tmp" / f"thaw-stage-{where}"
+
+
 def open_workspace(
     settings: Settings, params: Path, overrides: Sequence[str], name: str | None, *, race: bool = False
 ) -> Path:

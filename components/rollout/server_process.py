@@ -19,6 +19,8 @@ from components.rollout.key import KEY
 
 START_SECONDS = 1800  # a large model is loaded and its graphs are captured
 STOP_SECONDS = 10
+# As a traceback ends; that the engine is dead is what all requests are told, and says nothing.
+ERROR = re.compile(r"\b(?!EngineDeadError)\w*Error: .+")
 
 
 class ServerProcess:
@@ -62,13 +64,16 @@ class ServerProcess:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise UserError(f"vllm serve ended with code {self._process.returncode}: {self._last_words()}")
+                raise self._not_started(f"ended with code {self._process.returncode}")
             try:
                 if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success:
                     return
             except httpx.TransportError:
                 time.sleep(0.2)
-        raise UserError(f"vllm serve was not ready after {START_SECONDS} seconds: {self._last_words()}")
+        raise self._not_started(f"was not ready after {START_SECONDS} seconds")
+
+    def _not_started(self, how: str) -> UserError:
+        return UserError(f"vllm serve {how}: {self.last_words() or 'it said nothing; is vLLM installed?'}")
 
     @property
     def pids(self) -> list[int]:
@@ -95,10 +100,11 @@ class ServerProcess:
         psutil.wait_procs(left, timeout=STOP_SECONDS)
         self._log.close()
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str | None:
+        """The last error in its log that has a cause of its own, if there is one."""
         self._log.seek(0)
-        errors = [line.strip() for line in self._log.read().splitlines() if "Error" in line]
-        return errors[-1][:300] if errors else "it said nothing; is vLLM installed?"
+        errors = ERROR.findall(self._log.read())
+        return errors[-1][:300] if errors else None
 
 
 def _own_environment() -> dict[str, str]:

@@ -6,7 +6,8 @@ version, which a server returns with every rollout: one sampled with other weigh
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self
 from uuid import uuid4
@@ -18,7 +19,7 @@ from components.rollout.broadcast import Broadcast
 from components.rollout.engine import Alone, Peers, Rollout, Sampling, check_request
 from components.rollout.key import KEY
 from components.rollout.partial_completion import PartialCompletion
-from components.rollout.server_client import BASE, ServerClient, Together
+from components.rollout.server_client import BASE, RequestFailed, ServerClient, ServerGone, Together
 from components.rollout.server_process import ServerProcess
 from components.rollout.weight_file import AdapterFile, WeightFile
 from components.rollout.weights import check_names, weight_names
@@ -99,10 +100,11 @@ class VllmServerEngine:
                 for server, share in zip(self.servers, shares, strict=True):
                     tasks.create_task(server.finish(share, self._version))
 
-        try:
-            asyncio.run(finish_all())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        with self._last_words():
+            try:
+                asyncio.run(finish_all())
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
         return [[partial.rollout() for partial in partials] for partials in groups]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -116,11 +118,22 @@ class VllmServerEngine:
         """
         # A server may have served somebody else: only rollouts of weights that came from here are taken.
         version = f"thaw-{uuid4()}"
+        self.peers.share(None)  # none of them samples any more: a server must not lose the weights that it samples from
         if self._way:
-            check_names(self._weight_names, self._way.send(weights, version))
+            with self._last_words():
+                check_names(self._weight_names, self._way.send(weights, version))
         for _ in weights:  # the processes gather them together; the first one has done so
             pass
         self._version = self.peers.share(version)
+
+    @contextmanager
+    def _last_words(self) -> Iterator[None]:
+        """Add to an error what the server that was started here said last; nobody else sees its log."""
+        try:
+            yield
+        except (RequestFailed, ServerGone) as error:
+            words = self.process.last_words() if self.process else None
+            raise type(error)(f"{error} Its last words: {words}") if words else error from None
 
     def sleep(self) -> None:
         """The servers keep their memory: they have their own devices."""

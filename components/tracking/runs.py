@@ -32,6 +32,7 @@ from components.tracking.trouble import first_line
 from components.tracking.version import Version
 
 SWEEP_TAG = "thaw.sweep"
+KEY_TAG = "thaw.key"
 METRIC_NAME = re.compile(r"[\w/.\- ]+")
 
 
@@ -74,14 +75,14 @@ class Tracker:
             same moment) gets the same run. It is a heading and no process, and counts as finished from the start.
         """
         with self.store.lock:
-            if sweeps := self._sweeps(digest):
+            if sweeps := self._tagged(SWEEP_TAG, digest):
                 return sweeps[0]
             client, call = self.store.client, self.store.call
             made = call(
                 client.create_run, self.store.experiment_id, run_name=name, tags={SWEEP_TAG: digest}
             ).info.run_id
             call(client.update_run, made, "FINISHED")
-            first, *others = self._sweeps(digest)
+            first, *others = self._tagged(SWEEP_TAG, digest)
             if made in others:  # another machine, which the lock does not bind, was first
                 call(client.delete_run, made)
             return first
@@ -110,20 +111,25 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         resume: str | None = None,
+        key: str | None = None,
     ) -> "Run":
-        """Start a run, or go on with the run whose id is `resume`.
+        """Start a run, or go on with the run whose id is `resume`, or that was started with this key, if there is one.
 
         A resumed run logs the steps behind its checkpoint once more; MLflow keeps both values of such a step, and its
         charts draw the later one over the earlier.
 
+        key: of whoever starts it, written down beforehand: killed at any moment, it finds the run that it has started.
         params: nested as settings are; logged flat, with dots (`train.steps`). MLflow cuts values at 6,000 characters.
 
         Raises:
             UserError: there is no such run to resume, or it was started with other parameters.
         """
         client, call = self.store.client, self.store.call
+        if resume is None and key is not None:
+            resume = next(iter(self._tagged(KEY_TAG, key)), None)
         if resume is None:
-            run_id = call(client.create_run, self.store.experiment_id, run_name=name).info.run_id
+            made_by = {} if key is None else {KEY_TAG: key}
+            run_id = call(client.create_run, self.store.experiment_id, run_name=name, tags=made_by).info.run_id
         else:
             run_id = self._reopen(resume)
         lineage = Lineage.found(self.root, self.lock)
@@ -158,11 +164,11 @@ class Tracker:
         self.store.call(self.store.client.update_run, run_id, "RUNNING")
         return run_id
 
-    def _sweeps(self, digest: str) -> list[str]:
+    def _tagged(self, tag: str, value: str) -> list[str]:
         runs = self.store.call(
             self.store.client.search_runs,
             [self.store.experiment_id],
-            f"tags.`{SWEEP_TAG}` = {quoted(digest)}",
+            f"tags.`{tag}` = {quoted(value)}",
             order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
         )
         return [run.info.run_id for run in runs]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from components.errors import UserError
 from components.training.ranks import Ranks
@@ -19,6 +20,7 @@ class RunState:
     """Where a run is. Random states are not part of it: every seed is derived from the run's seed and the step."""
 
     identity: dict[str, Any]  # what must be the same for the run to go on: settings, arm, seed, data, base model
+    run_key: str = field(default_factory=lambda: uuid4().hex)  # by which its MLflow run is found before the id is known
     step: int = 0  # updates done
     best_step: int = 0
     best_score: float = -1.0  # validation maj@k of the best step, a fraction of 1
@@ -68,7 +70,7 @@ def save_state(root: Path, state: RunState, save_trainer: Callable[[Path], objec
 
 
 def save_begun(root: Path, state: RunState) -> None:
-    """Write down that a run has begun; the first `save_state` takes its place."""
+    """Write down that a run has begun, and its MLflow run; the first `save_state` takes its place."""
     write_folder(
         root / BEGUN, lambda partial: (partial / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
     )
@@ -82,6 +84,15 @@ def begun_state(root: Path, identity: dict[str, Any]) -> RunState:
         if state.identity == identity:
             return state
     return RunState(identity)
+
+
+def forget(root: Path, identity: dict[str, Any]) -> None:
+    """Remove what a run left that has ended; the state of another run, which may go on, is kept."""
+    for file in root.glob("*/state.json"):
+        complete = file.parent.suffix != ".partial"
+        if complete and json.loads(file.read_text(encoding="utf-8"))["identity"] == identity:
+            shutil.rmtree(root)
+            return
 
 
 def _partial(folder: Path) -> Path:

@@ -27,6 +27,7 @@ from components.tracking.runs import Run, Tracker
 from components.training.checkpoint import (
     begun_state,
     find_state,
+    forget,
     load_state,
     refuse_other,
     save_begun,
@@ -85,6 +86,7 @@ def train(
         refuse_other(
             record.identity | {"race.stopped": record.stopped}, identity | {"race.stopped": stop and stop.reason}, out
         )
+        forget(out / "state", identity)
         return record
     if until is not None and (found := find_state(out / "state")) and load_state(found, identity).step >= until:
         return None
@@ -157,10 +159,9 @@ class _ArmRun:
                     save_state(self.out / "state", self.state, self.trainer.save)
                     if self.state.ended:
                         break
-            record: Any = None
             if run and until is None:
-                record = self._finish(run)
-                tracker.registry.set_best(self.model_name, f"validation/maj_at_{k}")
+                self._finish(run)
+        record = self._record(tracker, run.commit) if run and until is None else None
         self.trainer.close()
         return self.ranks.share(record)
 
@@ -192,7 +193,15 @@ class _ArmRun:
             pass
 
     def _restore_checkpoints(self, tracker: Tracker) -> None:
-        """Fetch back the checkpoints of an interrupted run: DVC removes a stage's outputs before it runs it again."""
+        """Let exactly the checkpoints lie there that an interrupted run's state names.
+
+        A kill leaves half-written ones and ones without a state; `dvc repro` removes a stage's outputs before it runs
+        it again: they are fetched back.
+        """
+        named = {f"step-{step}" for step in self.state.versions}
+        for folder in self.out.glob("checkpoints/*"):
+            if folder.name not in named:
+                shutil.rmtree(folder)
         for step, version in self.state.versions.items():
             folder = self.out / "checkpoints" / f"step-{step}"
             if not folder.exists() and int(step) in self.state.kept(self.settings.train.keep):
@@ -202,12 +211,15 @@ class _ArmRun:
         """The MLflow run of this arm and seed: a new one, or the one that was interrupted."""
         settings, identity = self.settings, self.state.identity
         parent = tracker.sweep(*settings.sweep_name())
+        if self.state.mlflow_run_id is None:
+            save_begun(self.out / "state", self.state)
         run = tracker.run(
             f"{self.arm.name}-seed{self.seed}",
             parent=parent,
             params=identity | {"method": self.arm.method.value, "q": self.arm.q_recorded},
             tags=self._tags(),
             resume=self.state.mlflow_run_id,
+            key=self.state.run_key,
         )
         if self.state.mlflow_run_id is None:
             run.dataset(settings.task.name, str(self.data), identity["data"])
@@ -342,8 +354,8 @@ class _ArmRun:
         )
         self.state.ended = stop
 
-    def _finish(self, run: Run) -> TrainingRecord:
-        """Put the best checkpoint into final, write the record and the curves, and drop the resume state."""
+    def _finish(self, run: Run) -> None:
+        """Put the best checkpoint into final, and write the curves."""
         state = self.state
         if self.stop:
             run.tag(f"{STOPPED_TAG}step", str(self.stop.step))
@@ -351,7 +363,12 @@ class _ArmRun:
         best = self.out / "checkpoints" / f"step-{state.best_step}"
         write_folder(self.out / "final", lambda partial: copy_model(best, partial))
         write_curves(self.out / "curves.csv", state.curves)
-        version = state.versions[str(state.best_step)]
+
+    def _record(self, tracker: Tracker, commit: str | None) -> TrainingRecord:
+        """Write the record, when all else is done and the MLflow run has ended, and drop the state to resume from."""
+        state = self.state
+        assert state.mlflow_run_id is not None
+        tracker.registry.set_best(self.model_name, f"validation/maj_at_{self.settings.evaluation.samples}")
         record = TrainingRecord(
             identity=state.identity,
             arm=self.arm.name,
@@ -360,17 +377,17 @@ class _ArmRun:
             best_step=state.best_step,
             validation=state.best_score,
             wall_seconds=state.wall_seconds,
-            mlflow_run_id=run.id,
+            mlflow_run_id=state.mlflow_run_id,
             model_name=self.model_name,
-            model_version=version,
+            model_version=state.versions[str(state.best_step)],
             stopped=self.stop and self.stop.reason,
             validated=state.validated,
             shown=state.shown,
-            commit=run.commit,
+            commit=commit,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         record.write(self.out)
-        shutil.rmtree(self.out / "state")
+        forget(self.out / "state", state.identity)
         return record
 
 

@@ -40,8 +40,10 @@ class TrainingRecord:
         return cls(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
-        """Leave the record in the run's folder, which says that it has finished."""
-        (folder / RECORD).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Leave the record in the run's folder, which says that it has finished: a whole record or none."""
+        partial = folder / f"{RECORD}.partial"
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / RECORD)
 
 
 def identity_of(settings: Settings, arm: Arm, seed: int, data: Path, base: Path) -> dict[str, Any]:

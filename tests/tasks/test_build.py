@@ -136,6 +136,30 @@ def test_the_outputs_of_a_stage_that_will_run_are_removed_and_what_else_lies_the
     assert {path.name for path in run.iterdir()} == {"log", "state", ".gitignore"}
 
 
+@pytest.mark.parametrize("name", ["train@grpo-0", "train@paft-q0.75-0"])
+def test_what_a_run_made_that_was_not_recorded_is_kept_for_the_next_from_the_same_inputs(toy: Toy, name: str):
+    folder = toy()
+    build_all(folder, "prepare", "base")
+    made = folder / "build/train" / name.removeprefix("train@").removesuffix("-0") / "0/final"
+    stale = Build(folder).begin(name)
+    assert stale is not None
+    subprocess.run(stale.command, shell=True, cwd=folder, check=True)
+    kept = made.read_bytes()
+
+    assert Build(folder).begin(name) == stale  # its flow died, and the next one begins
+    assert made.read_bytes() == kept
+    change(folder, "steps: 4\n  groups", "steps: 5\n  groups")
+    other = Build(folder).begin(name)
+    assert other is not None
+    assert not made.exists()  # it was made of other inputs
+
+    subprocess.run(other.command, shell=True, cwd=folder, check=True)
+    Build(folder).commit(other)
+    change(folder, "steps: 5\n  groups", "steps: 4\n  groups")
+    assert Build(folder).begin(name) is not None
+    assert not made.exists()  # and so was what has been recorded
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "named"),
     [

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ def train_to(out: Path, loses: Callable[[VllmServerEngine], None] | None = None,
     generate, steps = VllmServerEngine.generate, iter(range(1, 100))
 
     def lost(engine: VllmServerEngine, prompts: Sequence[Sequence[int]], n: int, how: Sampling) -> list[list[Rollout]]:
+        if engine.process is None:
+            time.sleep(0.5)  # the first process must not renew the weights before the other one has sampled
         if loses is not None and not how.answers and next(steps) == at_step:  # in training, not in validation
             loses(engine)
         return generate(engine, prompts, n, how)

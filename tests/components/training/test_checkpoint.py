@@ -97,9 +97,11 @@ def test_a_run_that_has_only_begun_is_known_again_until_its_first_state(tmp_path
     assert find_state(tmp_path) is None
     assert begun_state(tmp_path, IDENTITY) == state
     other = {**IDENTITY, "seed": 1}
-    assert begun_state(tmp_path, other) == RunState(other)  # nothing was done yet, so nothing is refused
+    anew = begun_state(tmp_path, other)  # nothing was done yet, so nothing is refused
+    assert anew == RunState(other, anew.run_key)
+    assert anew.run_key != state.run_key
     save_state(tmp_path, RunState(IDENTITY, step=2), writes("trainer"))
-    assert begun_state(tmp_path, IDENTITY) == RunState(IDENTITY)
+    assert begun_state(tmp_path, IDENTITY).mlflow_run_id is None
 
 
 def test_a_state_that_fails_leaves_the_one_before(tmp_path: Path) -> None:

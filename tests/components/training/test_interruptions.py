@@ -1,5 +1,6 @@
 """An interruption changes nothing, wherever it falls; nor does a pause, and a stop ends the run early."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from components.errors import UserError
 from components.policy.base import make_base
 from components.rollout.transformers_engine import TransformersEngine
+from components.tracking.registry import Registry
 from components.tracking.runs import Run, Tracker
 from components.training import loop
 from components.training.record import RECORD
@@ -40,8 +42,14 @@ def at_call(number: int, method: Callable[..., Any], *, after: bool = False) -> 
     return interrupted
 
 
+def runs_of(tracker: Tracker) -> list[Any]:
+    """All MLflow runs that trained an arm."""
+    return [*tracker.store.client.search_runs([tracker.store.experiment_id], "params.arm != ''")]
+
+
 # What is interrupted at which call, with checkpoints after step 2 and step 4; generate is also called to validate.
 INTERRUPTIONS = {
+    "making the MLflow run": (Tracker, "run", 1, True),
     "sampling the first step": (TransformersEngine, "generate", 1, False),
     "sampling the third step": (TransformersEngine, "generate", 4, False),
     "updating in the fourth step": (Trainer, "update", 4, True),
@@ -52,6 +60,8 @@ INTERRUPTIONS = {
     "saving the first state": (Trainer, "save", 1, True),
     "saving the last state": (Trainer, "save", 2, True),
     "writing the curves at the end": (loop, "write_curves", 1, False),
+    "ending the MLflow run": (Run, "__exit__", 1, True),
+    "choosing the best version": (Registry, "set_best", 1, True),
 }
 
 
@@ -76,12 +86,34 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     assert files(tmp_path / "out") == files(reference.out)
     assert figures(tracker, record.mlflow_run_id) == figures(reference.tracker, reference.record.mlflow_run_id)
 
-    client = tracker.store.client
-    runs = client.search_runs([tracker.store.experiment_id], "params.arm != ''")
-    statuses = {run.info.run_id: run.info.status for run in runs}
+    statuses = {run.info.run_id: run.info.status for run in runs_of(tracker)}
     assert statuses == {record.mlflow_run_id: "FINISHED"}  # the same run goes on, before its first state, too
     steps = [version.step for version in tracker.registry.versions() if version.run_id == record.mlflow_run_id]
     assert steps == [2, 4]
+
+
+def test_what_is_left_of_a_run_behind_its_record_is_removed_but_not_the_state_of_another(
+    experiment: Experiment, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "forget", at_call(1, loop.forget))
+        with pytest.raises(Interrupted):
+            experiment.train(out, tracker)
+    assert (out / RECORD).exists()
+    assert (out / "state").exists()
+    shutil.copytree(out / "state", tmp_path / "other")
+    record = experiment.train(out, tracker)
+    assert not (out / "state").exists()
+    [(status, ended)] = [(run.info.status, run.info.run_id) for run in runs_of(tracker)]
+    assert (status, ended) == ("FINISHED", record.mlflow_run_id)
+
+    [state] = (tmp_path / "other").glob("*/state.json")
+    content = json.loads(state.read_text())
+    state.write_text(json.dumps(content | {"identity": content["identity"] | {"seed": 1}}))
+    shutil.copytree(tmp_path / "other", out / "state")
+    experiment.train(out, tracker)
+    assert (out / "state").exists()
 
 
 @pytest.mark.usefixtures("unstable")
