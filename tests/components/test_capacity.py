@@ -31,14 +31,14 @@ def computed(dtype: str, stage: int, lora_rank: int, processes: int = 1, *others
     return capacity(policy, chosen, processes=processes, device_bytes=10 * GB, gpu=True)
 
 
-def compare(found: dict[str, int], expected: Capacity, stage: int) -> None:
+def compare(found: dict[str, int], expected: Capacity, stage: int, over: float = 1.06) -> None:
+    """over: the most that a step may take at its peak, as a share of what was computed."""
     state = expected.state
     assert (found["weights"], found["master"], found["moments"]) == (state.weights, state.master, state.moments)
     lasting = state.bytes if stage == 3 else state.bytes - state.gradients
     assert found["gradients"] == (state.gradients if stage == 3 else 0)
     assert lasting <= found["live"] <= lasting * 1.06  # with a bucket of ZeRO 3, and numbers by the way
-    # The same, and, at times, what the other process's turn has kept from being freed: 8% once.
-    assert 0.7 * expected.peak <= found["peak"] <= 1.12 * expected.peak
+    assert 0.7 * expected.peak <= found["peak"] <= over * expected.peak
     # Beside what it holds a file has names and shapes, some 100 kB in all.
     assert found["saved"] == pytest.approx(expected.disk["state to resume from"] / 2, rel=0.02, abs=100_000)
 
@@ -58,7 +58,8 @@ def test_each_of_two_processes_holds_what_was_computed(tmp_path: Path) -> None:
         assert status == 0, words
         found = json.loads((tmp_path / f"rank-{rank}.json").read_text(encoding="utf-8"))
         for measured, case in zip(found, SHARED, strict=True):
-            compare(measured, computed(*case, 2), case[1])
+            # What is on its way to the other process is held until that one takes it, on a busy machine later.
+            compare(measured, computed(*case, 2), case[1], over=1.12)
 
 
 # A micro-batch

@@ -150,7 +150,10 @@ def test_a_server_that_cannot_read_the_weights_says_so_and_goes_on(
         assert worst_error(policy, group) < TOLERANCE
 
 
-def test_a_killed_server_is_an_error_that_names_it(  # the last test: it ends a server
+# The last tests end the servers.
+
+
+def test_a_killed_server_is_an_error_that_names_it(
     engine: VllmServerEngine,
     broadcasting: VllmServerEngine,
     policy: PreTrainedModel,
@@ -165,3 +168,12 @@ def test_a_killed_server_is_an_error_that_names_it(  # the last test: it ends a 
     for way in (engine, broadcasting):
         with pytest.raises(TemporaryError, match=f"vLLM server at {processes[1].url} is gone"):
             way.load_weights(policy.state_dict().items())
+
+
+def test_a_server_that_fails_says_why(processes: list[ServerProcess], folder: Path) -> None:
+    """As one would that is asked for samples in the middle of an update of its weights."""
+    server = processes[0]
+    engine = VllmServerEngine([server.url], folder, known_markers(), timeout_seconds=60, process=server)
+    engine.servers[0].transfer("start_weight_update", {})
+    with pytest.raises(TemporaryError, match=r"failed \(500\): .* Its last words: RuntimeError: Worker failed"):
+        engine.generate(PROMPTS, 2, SAMPLING)
