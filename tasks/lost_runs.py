@@ -26,21 +26,24 @@ WHY: State = Crashed(message="Its process was killed, or its machine went down."
 _held: dict[UUID, TextIO] = {}
 
 
-def sign(_flow: Flow, run: FlowRun, _state: State) -> None:
+# Prefect calls hooks by these names, a worker's runner at least.
+
+
+def sign(flow: Flow, flow_run: FlowRun, state: State) -> None:  # noqa: ARG001
     """Hook for a flow's `on_running`: hold the run's note until this process ends."""
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
-    written = folder / f"{run.id}.{os.getpid()}"
+    written = folder / f"{flow_run.id}.{os.getpid()}"
     note = written.open("w")
     fcntl.flock(note, fcntl.LOCK_EX)
-    written.rename(folder / str(run.id))  # nobody finds it before it is locked
-    _held[run.id] = note
+    written.rename(folder / str(flow_run.id))  # nobody finds it before it is locked
+    _held[flow_run.id] = note
 
 
-def strike(_flow: Flow, run: FlowRun, _state: State) -> None:
+def strike(flow: Flow, flow_run: FlowRun, state: State) -> None:  # noqa: ARG001
     """Hook for a flow's end, of which the server knows by now: its note is needed no more."""
-    (_folder() / str(run.id)).unlink(missing_ok=True)
-    if note := _held.pop(run.id, None):
+    (_folder() / str(flow_run.id)).unlink(missing_ok=True)
+    if note := _held.pop(flow_run.id, None):
         note.close()
 
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Pending
 
 from tasks.lost_runs import NOTES
 from tasks.server import own_server
@@ -65,6 +65,7 @@ class Installation:
         finally:
             serving.terminate()
             assert serving.wait(60) in (128 + signal.SIGTERM, 2, -signal.SIGKILL)
+            assert "encountered while running hook" not in log.read_text()
 
     def stuck(self, serving: subprocess.Popen[str]) -> tuple[FlowRun, psutil.Process]:
         """A nightly run in whose training nothing moves any more, and the training's process."""
@@ -79,8 +80,8 @@ class Installation:
 def installation(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     project = swept.project.copy(tmp_path_factory.mktemp("served") / "project")
     automations = project.folder / "infra/automations.yaml"
-    shortened = automations.read_text().replace("within: 90", "within: 40")
-    assert "within: 40" in shortened
+    shortened = automations.read_text().replace("within: 90", "within: 40").replace("within: 180", "within: 60")
+    assert (shortened.count("within: 40"), shortened.count("within: 60")) == (1, 1)
     automations.write_text(shortened)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(project.prefect))
@@ -206,6 +207,16 @@ def test_a_run_of_which_nothing_is_left_is_found_to_have_crashed(served: Install
     assert found.message.startswith("No sign of life")
     assert served.project.run("thaw", "sweep").count("| built in ") == 3
     assert served.project.stale() == set()
+
+
+def test_a_run_that_nobody_begins_is_found_to_have_crashed(installation: Installation):
+    """As one that a worker had taken which was killed before the run's process began."""
+    deployment = installation.client.read_deployment_by_name("prepare/prepare")
+    run = installation.client.create_flow_run_from_deployment(deployment.id, state=Pending())
+    assert installation.ended(run) == "Crashed"
+    found = installation.client.read_flow_run(run.id).state
+    assert found is not None
+    assert str(found.message).startswith("Not begun")
 
 
 def worker(serving: subprocess.Popen[str]) -> psutil.Process:
