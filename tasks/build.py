@@ -84,7 +84,7 @@ class Build:
             try:
                 stage.repo.stage_cache.restore(stage)
             except RunCacheNotFoundError:
-                self._note(name).write_text(json.dumps(stale.inputs), encoding="utf-8")
+                self._note(name).write_text(json.dumps(stale.inputs, default=str), encoding="utf-8")
                 return stale
             _record(stage)
             self._note(name).unlink(missing_ok=True)  # what it speaks of was removed
