@@ -74,6 +74,7 @@ class Build:
                     f"stage {name} needs {', '.join(missing)}, which does not exist; `dvc pull` or make it."
                 )
             if not stage.changed():
+                self._note(name).unlink(missing_ok=True)  # `dvc repro` may have built it meanwhile
                 return None
             [now] = load(name)  # another one: DVC's cache of runs looks for what a stage has not saved yet
             now.save_deps()

@@ -153,8 +153,12 @@ def test_what_a_run_made_that_was_not_recorded_is_kept_for_the_next_from_the_sam
     assert other is not None
     assert not made.exists()  # it was made of other inputs
 
-    subprocess.run(other.command, shell=True, cwd=folder, check=True)
-    Build(folder).commit(other)
+    dvc(folder, "repro", "--quiet")  # builds and records it too
+    assert Build(folder).begin(name) is None
+    made.unlink()
+    made.write_text("edited\n")
+    assert Build(folder).begin(name) is None  # what DVC has recorded is back
+    assert made.read_bytes() == kept
     change(folder, "steps: 5\n  groups", "steps: 4\n  groups")
     assert Build(folder).begin(name) is not None
     assert not made.exists()  # and so was what has been recorded
