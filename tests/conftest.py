@@ -22,8 +22,8 @@ PROJECT = Path(__file__).parent.parent
 # Real data and tokenizers are no part of the project: the environment names their folders, or does not.
 SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 
-# The files of flows/ that may run beside the others: they look at no sweep but their own, or mostly wait, which is worth
-# a second one.
+# The files of flows/ that may run beside the others: they look at no sweep but their own, or mostly wait, for which a
+# second one is worth its while.
 APART = {
     f"tests/flows/test_{name}.py"
     for name in (
