@@ -26,8 +26,8 @@ data: setup # the embedded raw data, pinned by data.dvc
 run: data ## thaw a frozen model: every arm of params.yaml, a table and a report
 	@PATH="$(CURDIR)/$(BIN):$$PATH" thaw sweep
 
-test: data ## all tests, three files at a time: one of them waits most of the time
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder
+test: data ## all tests, two files at a time
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 team: data ## a team's servers on this machine, without containers, until ctrl-C (infra/README.md)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" thaw team

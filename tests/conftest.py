@@ -22,13 +22,12 @@ PROJECT = Path(__file__).parent.parent
 # Real data and tokenizers are no part of the project: the environment names their folders, or does not.
 SAMPLES, TOKENIZERS = os.environ.get("THAW_SAMPLES"), os.environ.get("THAW_TOKENIZER")
 
-# The files of flows/ that may run beside the others: they look at no sweep but their own, or mostly wait, for which a
-# second one is worth its while.
-APART = {
+# The files of flows/ that look at no sweep but their own, and may run beside the others.
+WITHOUT_SWEEP = {
     f"tests/flows/test_{name}.py"
     for name in (
-        "backends", "deployments", "doctor", "flows", "gc", "init", "parameters", "published", "race", "schema",
-        "services", "terminal", "theory",
+        "backends", "doctor", "flows", "gc", "init", "parameters", "published", "race", "schema", "services",
+        "terminal", "theory",
     )
 }  # fmt: skip
 
@@ -50,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "sweep" if file.startswith("tests/flows/") and file not in APART else file
+            return "sweep" if file.startswith("tests/flows/") and file not in WITHOUT_SWEEP else file
 
     return Scheduler(config, log)
 
