@@ -87,8 +87,7 @@ class Build:
             except RunCacheNotFoundError:
                 self._note(name).write_text(json.dumps(stale.inputs, default=str), encoding="utf-8")
                 return stale
-            _record(stage)
-            self._note(name).unlink(missing_ok=True)  # what it speaks of was removed
+            self._record(stage)
             return None
 
     def commit(self, built: StaleStage) -> None:
@@ -106,8 +105,17 @@ class Build:
                 raise UserError(
                     f"{', '.join(changed)} changed while {built.name} ran; its result was not recorded, run again."
                 )
-            _record(stage)
-            self._note(built.name).unlink(missing_ok=True)
+            self._record(stage)
+
+    def _record(self, stage: Any) -> None:
+        stage.save()
+        stage.commit()
+        if _shares(stage.repo):
+            for file in (file for out in stage.outs for file in _files(Path(out.fs_path))):
+                if file.suffix != WEIGHTS:  # people edit it, and DVC's cache must not change with it
+                    stage.repo.cache.local.unprotect(str(file))
+        stage.dump(update_pipeline=False)
+        self._note(stage.name).unlink(missing_ok=True)
 
     def _begun(self, name: str) -> dict[str, Any] | None:
         """The inputs of a stage that was begun here and has not been recorded."""
@@ -149,16 +157,6 @@ def _inputs(stage: Any) -> dict[str, Any]:
 def _shares(repo: Repo) -> bool:
     """Whether a build's weights are one file with DVC's cache; not where the user has said how DVC is to link."""
     return "type" not in repo.config["cache"]
-
-
-def _record(stage: Any) -> None:
-    stage.save()
-    stage.commit()
-    if _shares(stage.repo):
-        for file in (file for out in stage.outs for file in _files(Path(out.fs_path))):
-            if file.suffix != WEIGHTS:  # people edit it, and DVC's cache must not change with it
-                stage.repo.cache.local.unprotect(str(file))
-    stage.dump(update_pipeline=False)
 
 
 def _files(path: Path) -> list[Path]:

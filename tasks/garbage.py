@@ -20,13 +20,14 @@ from dvc_data.hashfile.tree import Tree
 
 from components.errors import UserError
 from components.tracking.lineage import git
+from components.tracking.registry import DOWNLOADING
 from components.tracking.store import Store
 from tasks.build import locked
 from tasks.folder_lock import alone_in
 from tasks.unused import Kept, Unused
 from tasks.workspace import EXPERIMENTS
 
-HALF_WRITTEN = ("final.partial", "checkpoints/*.partial", "checkpoints/.download-*", "state/*.partial")
+HALF_WRITTEN = ("final.partial", "checkpoints/*.partial", f"checkpoints/{DOWNLOADING}*", "state/*.partial")
 MD5 = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
 
 

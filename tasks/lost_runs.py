@@ -26,9 +26,7 @@ WHY: State = Crashed(message="Its process was killed, or its machine went down."
 _held: dict[UUID, TextIO] = {}
 
 
-# Prefect calls hooks by these names, a worker's runner at least.
-
-
+# Prefect hands these three over by name, where a worker's runner calls a hook.
 def sign(flow: Flow, flow_run: FlowRun, state: State) -> None:  # noqa: ARG001
     """Hook for a flow's `on_running`: hold the run's note until this process ends."""
     folder = _folder()

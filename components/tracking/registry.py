@@ -32,6 +32,7 @@ from components.tracking.version_files import files_of, log_model, share_with_ca
 
 MODEL_TAG = "thaw.model_id"  # the open-source registry forgets which logged model a version was made from
 EXAMPLES_TAG = "thaw.examples."  # of which examples the figures of a test set are
+DOWNLOADING = ".download-"  # how the name of a folder begins that a version's files are being copied into
 REFERENCE = re.compile(rf"(?:models:/)?(?P<name>{PATTERN})(?:/(?P<version>[0-9]+)|@(?P<alias>{PATTERN}))")
 
 
@@ -236,7 +237,7 @@ class Registry:
             raise UserError(f"{folder} is not empty; name a new folder for the files of {reference}.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Complete or absent: an interrupted download must not pass for a model.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as partial:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=DOWNLOADING) as partial:
             copy_model(files_of(self.store, version, Path(partial)), Path(partial) / "complete")
             (Path(partial) / "complete").replace(folder)
         return folder

@@ -23,6 +23,7 @@ from components.progress import Progress, say
 from components.randomness import derive_seed, generator
 from components.rollout.engine import Rollout, RolloutEngine
 from components.rollout.open import open_engine, sampled_model
+from components.tracking.registry import DOWNLOADING
 from components.tracking.runs import Run, Tracker
 from components.training.checkpoint import (
     begun_state,
@@ -193,17 +194,17 @@ class _ArmRun:
             pass
 
     def _restore_checkpoints(self, tracker: Tracker) -> None:
-        """Let exactly the checkpoints lie there that an interrupted run's state names.
+        """Let exactly the checkpoints lie there that an interrupted run's state names; what else lies there is kept.
 
         A kill leaves half-written ones and ones without a state; `dvc repro` removes a stage's outputs before it runs
         it again: they are fetched back.
         """
-        named = {f"step-{step}" for step in self.state.versions}
-        for folder in self.out.glob("checkpoints/*"):
+        named, below = {f"step-{step}" for step in self.state.versions}, self.out / "checkpoints"
+        for folder in (*below.glob("step-*"), *below.glob(f"{DOWNLOADING}*")):
             if folder.name not in named:
                 shutil.rmtree(folder)
         for step, version in self.state.versions.items():
-            folder = self.out / "checkpoints" / f"step-{step}"
+            folder = below / f"step-{step}"
             if not folder.exists() and int(step) in self.state.kept(self.settings.train.keep):
                 tracker.registry.download(f"{self.model_name}/{version}", folder)
 

@@ -101,7 +101,9 @@ def test_a_run_that_has_only_begun_is_known_again_until_its_first_state(tmp_path
     assert anew == RunState(other, anew.run_key)
     assert anew.run_key != state.run_key
     save_state(tmp_path, RunState(IDENTITY, step=2), writes("trainer"))
-    assert begun_state(tmp_path, IDENTITY).mlflow_run_id is None
+    after = begun_state(tmp_path, IDENTITY)
+    assert after == RunState(IDENTITY, after.run_key)
+    assert after.run_key != state.run_key
 
 
 def test_a_state_that_fails_leaves_the_one_before(tmp_path: Path) -> None:

@@ -148,8 +148,15 @@ def test_checkpoints_that_were_cleared_away_meanwhile_come_back(
         patch.setattr(Trainer, "update", at_call(3, Trainer.update))
         with pytest.raises(Interrupted):
             experiment.train(tmp_path / "out", tracker)
-    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    checkpoints = tmp_path / "out" / "checkpoints"
+    shutil.rmtree(checkpoints)
+    for left in ("step-4.partial", "step-4", ".download-abc"):  # by a kill
+        (checkpoints / left).mkdir(parents=True)
+    (checkpoints / "mine.txt").write_text("of the run's owner")
     experiment.train(tmp_path / "out", tracker)
+    assert (checkpoints / "mine.txt").read_text() == "of the run's owner"
+    (checkpoints / "mine.txt").unlink()
+    assert {path.name for path in checkpoints.iterdir()} == {"step-2", "step-4"}
     assert files(tmp_path / "out") == files(reference.out)
 
 

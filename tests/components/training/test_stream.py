@@ -159,7 +159,7 @@ def test_an_error_while_sampling_ahead_ends_the_run(
         patch.setattr(Sampler, "generate", at_call(2, Sampler.generate))
         with pytest.raises(Interrupted):
             replace(experiment, settings=stale()).train(tmp_path / "out", tracker)
-    assert not list((tmp_path / "out" / "state").glob("step-*"))
+    assert [path.name for path in (tmp_path / "out" / "state").iterdir()] == ["begun"]
 
 
 @pytest.mark.parametrize(
